@@ -1,0 +1,102 @@
+# make demo    trains a small transformer with low-rank layers and shows what it cost
+# make test    builds everything and runs every test that fits in minutes
+# make check   the slow ones: a wheel in a clean environment, address and undefined-behaviour sanitizers
+# make bench   the measured tables of the README, on this machine
+# make device  on a machine with a GPU: build, all tests, benchmarks, logs under $(OUT)
+#
+# Each creates .venv when needed and installs into it what requirements-dev.txt lists. With PYTHON=/path/to/python that
+# environment is used as it is: only the package itself is built and installed, offline.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.NOTPARALLEL:
+
+ROOT := $(CURDIR)
+BUILD := $(ROOT)/build/cmake
+OUT ?= $(ROOT)/build/device
+
+ifdef PYTHON
+  PY := $(PYTHON)
+  ENVIRONMENT :=
+  export PATH := $(dir $(shell command -v $(PYTHON))):$(PATH)
+else
+  PY := $(ROOT)/.venv/bin/python
+  ENVIRONMENT := .venv/.installed
+  export PATH := $(ROOT)/.venv/bin:$(PATH)
+endif
+
+# The package and the C++ tests share one CMake build.
+export LRK_BUILD_DIR := $(BUILD)
+export LRK_EMULATOR := 1
+CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
+            $(if $(shell command -v ninja),-GNinja)
+
+.PHONY: all demo test check bench device environment package cpp lint wheel-test sanitize clean
+
+all: package
+
+environment: $(ENVIRONMENT)
+
+.venv/.installed: requirements-dev.txt
+	@test -d .venv || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+# pip reinstalls the metadata only when it has to; the build itself is incremental.
+package: environment
+	@$(PY) setup.py --quiet build_ext --inplace --build-temp $(ROOT)/build/extensions
+	@$(PY) -c "import importlib.metadata as m, sys; \
+	  sys.exit(m.version('lrkernels') != open('python/lrkernels/VERSION').read().strip())" 2>/dev/null \
+	  || $(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
+
+cpp: environment
+	@$(CONFIGURE) -B $(BUILD) > $(ROOT)/build-configure.log 2>&1 || (cat $(ROOT)/build-configure.log; false)
+	@rm -f $(ROOT)/build-configure.log
+	@cmake --build $(BUILD) --parallel
+	@ctest --test-dir $(BUILD) --output-on-failure
+
+lint: environment
+	@if $(PY) -m ruff --version > /dev/null 2>&1; then \
+	  $(PY) -m ruff check . && $(PY) -m ruff format --check .; \
+	else echo "lint: ruff is not in this environment, skipped"; fi
+
+demo: package
+	@$(PY) -m lrkernels.demo $(DEMO)
+
+test: package cpp lint
+	@$(PY) -m pytest tests $(PYTEST)
+
+check: package wheel-test sanitize
+
+# Built as users build it (no emulator), installed where nothing else of ours is, tested from outside the tree.
+wheel-test: environment
+	rm -rf build/wheel && mkdir -p build/wheel
+	LRK_EMULATOR=0 LRK_BUILD_DIR=$(ROOT)/build/wheel/cmake \
+	  $(PY) -m pip wheel --quiet . --no-build-isolation --no-deps --wheel-dir build/wheel
+	$(PY) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet $(shell grep '^torch==' requirements-dev.txt) \
+	  numpy pytest hypothesis expecttest matplotlib tqdm
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
+	cp -r tests build/wheel/tests
+	cd build/wheel && venv/bin/python -m pytest tests $(PYTEST)
+
+sanitize: environment
+	@$(CONFIGURE) -B $(ROOT)/build/sanitize -DLRK_CUDA=OFF -DLRK_SANITIZE=address,undefined
+	@cmake --build $(ROOT)/build/sanitize --parallel
+	@ctest --test-dir $(ROOT)/build/sanitize --output-on-failure
+
+bench: package cpp
+	@$(PY) bench/run.py $(BENCH)
+
+device: package
+	@mkdir -p $(OUT)
+	@$(CONFIGURE) -B $(BUILD) && cmake --build $(BUILD) --parallel
+	@failed=0; \
+	$(PY) -m pytest tests -rs 2>&1 | tee $(OUT)/tests.log || failed=1; \
+	ctest --test-dir $(BUILD) --output-on-failure 2>&1 | tee $(OUT)/ctest.log || failed=1; \
+	$(PY) bench/run.py --device cuda --out $(OUT) 2>&1 | tee $(OUT)/bench.log || failed=1; \
+	exit $$failed
+
+clean:
+	rm -rf build python/lrkernels/*.so python/*.egg-info

@@ -1,0 +1,26 @@
+// Numbers of every dtype, one at a time, by plain bit arithmetic: fills operands and reads results for the reference.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "lrk/types.h"
+
+namespace lrk::bench {
+
+double load(DType dtype, const void* data, int64_t index);
+/// Rounds to nearest even.
+void store(DType dtype, void* data, int64_t index, double value);
+
+/// Half the distance from 1 to the next number: the relative error of one rounding.
+double unit_roundoff(DType dtype);
+
+/// "fp32", "fp64", "bf16", "fp16": the words of the command line.
+const char* short_name(DType dtype);
+
+/// Element (row, col) of a view of host memory.
+inline double element(const MatrixView& view, int64_t row, int64_t col) {
+  return load(view.dtype, view.data, row * view.row_stride + col * view.col_stride);
+}
+
+}  // namespace lrk::bench

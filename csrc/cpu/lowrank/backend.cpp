@@ -1,0 +1,135 @@
+// lowrank_cpu(): picks the sum type and the path, and records what runs.
+#include "cpu/lowrank/heuristics.h"
+#include "cpu/lowrank/kernels.h"
+#include "cpu/lowrank/packed_panels.h"
+
+namespace lrk {
+namespace {
+
+using cpu::LinearPath;
+
+bool sums_in_double(DType dtype) { return dtype == DType::kFloat64; }
+
+Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace) {
+  Plan plan;
+  plan.kernel = std::move(kernel);
+  plan.reason = std::move(reason);
+  plan.workspace_bytes = workspace;
+  plan.hardware_verified = true;
+  return plan;
+}
+
+Plan plan_project(const ProjectArgs& args, const Context&) {
+  const bool packed = cpu::project_is_packed(args);
+  return single_kernel_plan(cpu::project_name(args.x.dtype, packed),
+                            packed ? "the rank is large enough to pay for packing x"
+                                   : "both operands run along the depth: x is read once and not packed",
+                            sums_in_double(args.x.dtype) ? cpu::project_workspace<double>(args)
+                                                         : cpu::project_workspace<float>(args));
+}
+
+Status project(const ProjectArgs& args, const Context& context) {
+  if (args.s.rows == 0 || args.s.cols == 0) return {};
+  record_dispatch(cpu::project_name(args.x.dtype, cpu::project_is_packed(args)));
+  return sums_in_double(args.x.dtype) ? cpu::project<double>(args, context) : cpu::project<float>(args, context);
+}
+
+cpu::LinearTraits traits_of(const LinearArgs& args) {
+  return {args.y.rows, args.x.cols, args.y.dtype, args.weight.col_stride == 1};
+}
+
+/// The heuristics' choice, unless force_kernel names another possible path.
+LinearPath choose_path(const cpu::LinearTraits& traits, LinearPath preferred, bool library_allowed,
+                       const std::string& forced) {
+  const auto is_forced = [&](LinearPath path) {
+    return cpu::is_possible(path, traits) && (library_allowed || path != LinearPath::kLibrary) &&
+           cpu::linear_name(path, traits.dtype).find(forced) != std::string::npos;
+  };
+  if (forced.empty() || is_forced(preferred)) return preferred;
+  for (LinearPath path : cpu::kLinearPaths)
+    if (is_forced(path)) return path;
+  return preferred;
+}
+
+/// The packed tiles have two drivers; a short depth is bound by y and suits the one that walks along its rows.
+bool is_shallow(const LinearArgs& args) { return args.s.cols + args.x.cols <= cpu::kShallowDepth; }
+
+template <class T>
+size_t workspace_of(const LinearArgs& args, LinearPath path) {
+  if (path == LinearPath::kFewRows) return cpu::linear_few_rows_workspace<T>(args);
+  return is_shallow(args) ? cpu::linear_shallow_workspace<T>(args) : cpu::linear_packed_workspace<T>(args);
+}
+
+size_t linear_workspace(const LinearArgs& args, LinearPath path) {
+  return sums_in_double(args.y.dtype) ? workspace_of<double>(args, path) : workspace_of<float>(args, path);
+}
+
+Plan plan_linear(const LinearArgs& args, const Context&) {
+  if (!args.weight.present())
+    return single_kernel_plan(cpu::expand_name(args.y.dtype), "no weight: y is read and written once",
+                              linear_workspace(args, LinearPath::kPacked));
+  const cpu::LinearTraits traits = traits_of(args);
+  const std::string forced = forced_kernel();
+  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), selected_cpu_isa());
+  const LinearPath chosen = choose_path(traits, preferred, true, forced);
+  Plan plan = single_kernel_plan(
+      cpu::linear_name(chosen, traits.dtype),
+      chosen == preferred ? cpu::reason_for(chosen, preferred, traits) : "force(\"" + forced + "\")", 0);
+  for (LinearPath path : cpu::kLinearPaths) {
+    if (path == chosen) continue;
+    plan.rejected.push_back({cpu::linear_name(path, traits.dtype),
+                             path == preferred ? "force(\"" + forced + "\") names another"
+                                               : cpu::reason_for(path, preferred, traits)});
+  }
+  plan.library_gemm_first = chosen == LinearPath::kLibrary;
+  LinearArgs run = args;
+  if (plan.library_gemm_first) run.x = {}, run.weight = {}, run.bias = {}, run.base = args.y;
+  plan.workspace_bytes = linear_workspace(run, chosen);
+  return plan;
+}
+
+template <class T>
+Status run_linear(const LinearArgs& args, const Context& context, LinearPath path) {
+  if (path == LinearPath::kFewRows) return cpu::linear_few_rows<T>(args, context);
+  return is_shallow(args) ? cpu::linear_shallow<T>(args, context) : cpu::linear_packed<T>(args, context);
+}
+
+Status linear(const LinearArgs& args, const Context& context) {
+  if (args.y.rows == 0 || args.y.cols == 0) return {};
+  LinearPath path = LinearPath::kPacked;
+  if (args.weight.present()) {
+    // The weight is here, so the caller wants a kernel of ours, whatever the library could do.
+    const cpu::LinearTraits traits = traits_of(args);
+    path = choose_path(traits, cpu::preferred_kernel(traits), false, forced_kernel());
+    record_dispatch(cpu::linear_name(path, traits.dtype));
+  } else {
+    record_dispatch(cpu::expand_name(args.y.dtype));
+  }
+  return sums_in_double(args.y.dtype) ? run_linear<double>(args, context, path)
+                                      : run_linear<float>(args, context, path);
+}
+
+Plan plan_factor_grad(const FactorGradArgs& args, const Context&) {
+  const std::string& name = cpu::factor_grad_name(args.x.dtype);
+  if (args.grad.rows == 0 || args.grad.cols == 0) return single_kernel_plan(name, "nothing to compute", 0);
+  return single_kernel_plan(name, "rows of s and x are the tiles' operands as they lie in memory",
+                            sums_in_double(args.x.dtype) ? cpu::factor_grad_workspace<double>(args)
+                                                         : cpu::factor_grad_workspace<float>(args));
+}
+
+Status factor_grad(const FactorGradArgs& args, const Context& context) {
+  if (args.grad.rows == 0 || args.grad.cols == 0) return {};
+  record_dispatch(cpu::factor_grad_name(args.x.dtype));
+  return sums_in_double(args.x.dtype) ? cpu::factor_grad<double>(args, context)
+                                      : cpu::factor_grad<float>(args, context);
+}
+
+}  // namespace
+
+const LowRankBackend& lowrank_cpu() {
+  static constexpr LowRankBackend backend{"cpu",   plan_project, plan_linear, plan_factor_grad,
+                                          project, linear,       factor_grad};
+  return backend;
+}
+
+}  // namespace lrk

@@ -1,0 +1,37 @@
+// Which CPU path computes a low-rank product. A pure function of the CPU's features, dtype and shape: never a timing
+// made while the program runs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "lrk/types.h"
+#include "runtime/cpu_features.h"
+
+namespace lrk::cpu {
+
+enum class LinearPath { kPacked, kFewRows, kLibrary };
+constexpr LinearPath kLinearPaths[] = {LinearPath::kPacked, LinearPath::kFewRows, LinearPath::kLibrary};
+
+/// A product with a weight.
+struct LinearTraits {
+  int64_t rows = 0, inner = 0;
+  DType dtype = DType::kFloat32;
+  bool weight_rows_contiguous = false;
+};
+
+bool is_possible(LinearPath path, const LinearTraits& traits);
+LinearPath preferred_path(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa isa);
+/// Among the kernels of this library alone.
+LinearPath preferred_kernel(const LinearTraits& traits);
+
+/// Why `path` is the preferred one, or is not.
+std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits);
+
+/// Names for the current instruction set, made once: family, direction, instruction set and tile.
+const std::string& linear_name(LinearPath path, DType dtype);
+const std::string& expand_name(DType dtype);
+const std::string& project_name(DType dtype, bool packed);
+const std::string& factor_grad_name(DType dtype);
+
+}  // namespace lrk::cpu

@@ -1,0 +1,53 @@
+// The cp.async queue of one CUDA thread. A copy lands when a wait forces it to and no sooner, the latest moment the
+// PTX manual allows: a kernel that forgets a wait, or waits for one group too few, reads poison here.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace lrk::emulator {
+
+class AsyncCopies {
+ public:
+  void clear() { copies_.clear(), group_ends_.clear(), next_copy_ = next_group_ = 0; }
+
+  /// Copies `source_bytes` and fills the rest of `bytes` with zeros.
+  void enqueue(char* destination, const void* source, int bytes, int source_bytes) {
+    copies_.push_back({destination, source, bytes, source_bytes});
+  }
+
+  void commit() { group_ends_.push_back(copies_.size()); }
+
+  /// Completes the oldest groups until at most `pending` committed groups are left.
+  void wait(size_t pending) {
+    while (group_ends_.size() - next_group_ > pending) {
+      for (; next_copy_ < group_ends_[next_group_]; ++next_copy_) perform(copies_[next_copy_]);
+      ++next_group_;
+    }
+    if (next_group_ == group_ends_.size() && next_copy_ == copies_.size()) clear();
+  }
+
+  /// cp.async.wait_all: everything issued so far, committed or not.
+  void wait_all() {
+    for (; next_copy_ < copies_.size(); ++next_copy_) perform(copies_[next_copy_]);
+    clear();
+  }
+
+ private:
+  struct Copy {
+    char* destination;
+    const void* source;
+    int bytes, source_bytes;
+  };
+  static void perform(const Copy& copy) {
+    if (copy.source_bytes > 0) memcpy(copy.destination, copy.source, size_t(copy.source_bytes));
+    memset(copy.destination + copy.source_bytes, 0, size_t(copy.bytes - copy.source_bytes));
+  }
+
+  std::vector<Copy> copies_;
+  std::vector<size_t> group_ends_;  // copies_ index one past each committed group
+  size_t next_copy_ = 0, next_group_ = 0;
+};
+
+}  // namespace lrk::emulator

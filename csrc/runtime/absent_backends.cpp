@@ -1,0 +1,13 @@
+// The backends this build does without answer nullptr, so that callers need no preprocessor.
+#include "lrk/lowrank.h"
+
+namespace lrk {
+
+#if !LRK_HAVE_CUDA
+const LowRankBackend* lowrank_cuda() { return nullptr; }
+#endif
+#if !LRK_HAVE_EMULATOR
+const LowRankBackend* lowrank_cuda_emulated() { return nullptr; }
+#endif
+
+}  // namespace lrk

@@ -1,0 +1,71 @@
+// Between torch::stable tensors and the torch-free kernels: views, contexts, errors and the few aten calls we make.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lrk/context.h"
+#include "lrk/types.h"
+
+namespace lrk::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+/// Throws std::runtime_error("<op>: <message>"), which torch shows as a RuntimeError.
+[[noreturn]] void fail(const char* op, const std::string& message);
+/// Turns a kernel's Status into an exception.
+void require(const Status& status, const char* op);
+
+std::string shape_string(const Tensor& tensor);
+std::string device_string(const Tensor& tensor);
+/// "torch.float32" for every dtype a user can pass here.
+std::string dtype_string(ScalarType dtype);
+bool is_kernel_dtype(ScalarType dtype);
+DType kernel_dtype(ScalarType dtype);
+/// The wider of two dtypes that may meet in one op.
+ScalarType wider(ScalarType a, ScalarType b);
+
+/// Rows of a tensor seen as a matrix: all leading dimensions times the last one.
+int64_t flat_rows(const Tensor& tensor);
+/// The tensor itself when its leading dimensions collapse into one stride, else a contiguous copy.
+Tensor collapsible(const Tensor& tensor);
+
+/// Views of [..., cols] as a matrix; `collapsible` must hold. 1-D tensors are one row.
+MatrixView matrix_view(const Tensor& tensor);
+MatrixView optional_view(const OptionalTensor& tensor);
+MutableMatrixView mutable_view(const Tensor& tensor);
+
+/// A contiguous tensor on `like`'s device, not initialised.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
+/// x's sizes with the last one replaced.
+std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
+
+/// Work memory from torch's allocator and threads from torch's pool, for the duration of one op. On CUDA it also makes
+/// the tensor's device current and enqueues on its current stream.
+class Execution {
+ public:
+  explicit Execution(const Tensor& on);
+  Execution(const Execution&) = delete;
+  const Context& context() const { return context_; }
+
+ private:
+  std::vector<Tensor> workspace_;
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+  Context context_;
+};
+
+// aten, through the dispatcher. The tensors are plain: autograd, autocast and fakes were handled above us.
+Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
+Tensor aten_transpose(const Tensor& matrix);
+Tensor aten_multiply(const Tensor& a, const Tensor& b);
+Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims);
+
+}  // namespace lrk::binding

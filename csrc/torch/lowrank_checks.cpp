@@ -1,0 +1,201 @@
+#include "torch/lowrank_checks.h"
+
+#include <cmath>
+
+namespace lrk::binding {
+namespace {
+
+std::string dims(std::initializer_list<int64_t> sizes) {
+  std::string text = "(";
+  bool first = true;
+  for (const int64_t size : sizes) {
+    text += (first ? "" : ", ") + std::to_string(size);
+    first = false;
+  }
+  return text + (sizes.size() == 1 ? ",)" : ")");
+}
+
+void check_activation(const char* op, const char* name, const Tensor& x) {
+  if (!is_kernel_dtype(x.scalar_type())) {
+    fail(op, std::string(name) + " has dtype " + dtype_string(x.scalar_type()) +
+                 ", expected torch.float32, torch.float64, torch.bfloat16 or torch.float16");
+  }
+  if (x.dim() < 1) fail(op, std::string(name) + " has no dimensions, expected (..., features)");
+}
+
+void check_matrix(const char* op, const char* name, const Tensor& tensor, const char* expected) {
+  if (tensor.dim() != 2) {
+    fail(op, std::string(name) + " has shape " + shape_string(tensor) + ", expected " + expected);
+  }
+}
+
+/// An operand lives on x's device and has x's dtype, or float32 next to a half x when `float_allowed`.
+void check_kind(const char* op, const char* name, const Tensor& tensor, const char* x_name, const Tensor& x,
+                bool float_allowed) {
+  if (!(tensor.device() == x.device())) {
+    fail(op, std::string(name) + " is on " + device_string(tensor) + ", but " + x_name + " is on " + device_string(x));
+  }
+  const ScalarType dtype = tensor.scalar_type(), x_dtype = x.scalar_type();
+  const bool half = x_dtype == ScalarType::BFloat16 || x_dtype == ScalarType::Half;
+  if (dtype == x_dtype || (float_allowed && half && dtype == ScalarType::Float)) return;
+  fail(op, std::string(name) + " has dtype " + dtype_string(dtype) + ", expected " + dtype_string(x_dtype) +
+               (float_allowed && half ? " or torch.float32" : "") + " because " + x_name + " is " +
+               dtype_string(x_dtype));
+}
+
+void check_bias(const char* op, const Tensor& bias, int64_t out, const char* x_name, const Tensor& x) {
+  if (bias.dim() != 1 || bias.size(0) != out) {
+    fail(op, "bias has shape " + shape_string(bias) + ", expected " + dims({out}));
+  }
+  check_kind(op, "bias", bias, x_name, x, true);
+}
+
+void check_scale(const char* op, double scale) {
+  if (!std::isfinite(scale)) fail(op, "scale is " + std::to_string(scale) + ", expected a finite number");
+}
+
+void check_dropout(const char* op, const OptionalTensor& seed, double dropout, const Tensor& x) {
+  if (!(dropout >= 0.0 && dropout <= 1.0)) {
+    fail(op, "dropout is " + std::to_string(dropout) + ", expected a probability between 0 and 1");
+  }
+  if (dropout > 0.0 && !seed) {
+    fail(op, "seed is missing, expected an int64 0-dim tensor on " + device_string(x) + " because dropout is > 0");
+  }
+  if (!seed) return;
+  if (seed->scalar_type() != ScalarType::Long || seed->dim() != 0) {
+    fail(op, "seed has dtype " + dtype_string(seed->scalar_type()) + " and shape " + shape_string(*seed) +
+                 ", expected a 0-dim torch.int64 tensor");
+  }
+  if (!(seed->device() == x.device())) {
+    fail(op, "seed is on " + device_string(*seed) + ", but x is on " + device_string(x));
+  }
+}
+
+/// down [rank, in] and up [out, rank]; returns the three sizes.
+LowRankShape check_factors(const char* op, const char* x_name, const Tensor& x, const Tensor& down, const Tensor& up) {
+  check_matrix(op, "down", down, "(rank, in)");
+  check_matrix(op, "up", up, "(out, rank)");
+  const int64_t in = x.size(x.dim() - 1), rank = down.size(0), out = up.size(0);
+  if (down.size(1) != in) {
+    fail(op, "down has shape " + shape_string(down) + ", expected (rank, " + std::to_string(in) + ") because " +
+                 x_name + " is " + shape_string(x));
+  }
+  if (up.size(1) != rank) {
+    fail(op, "up has shape " + shape_string(up) + ", expected (out, " + std::to_string(rank) +
+                 ") because down is " + shape_string(down));
+  }
+  check_kind(op, "down", down, x_name, x, true);
+  check_kind(op, "up", up, x_name, x, true);
+  return {in, out, rank};
+}
+
+void check_core(const char* op, const OptionalTensor& core, int64_t rank, const char* x_name, const Tensor& x) {
+  if (!core) return;
+  if (core->dim() != 2 || core->size(0) != rank || core->size(1) != rank) {
+    fail(op, "core has shape " + shape_string(*core) + ", expected " + dims({rank, rank}));
+  }
+  check_kind(op, "core", *core, x_name, x, true);
+}
+
+bool leading_dims_equal(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t i = 0; i + 1 < a.dim(); ++i) {
+    if (a.size(i) != b.size(i)) return false;
+  }
+  return true;
+}
+
+void check_gate(const char* op, const OptionalTensor& gate, int64_t rank, const char* x_name, const Tensor& x,
+                bool per_token) {
+  if (!gate) return;
+  const bool vector = gate->dim() == 1 && (gate->size(0) == 1 || gate->size(0) == rank);
+  const bool token = per_token && gate->dim() >= 1 && gate->size(gate->dim() - 1) == rank &&
+                     leading_dims_equal(*gate, x);
+  if (!vector && !token) {
+    fail(op, "gate has shape " + shape_string(*gate) + ", expected (1,), " + dims({rank}) +
+                 (per_token ? " or x's leading dimensions with rank " + std::to_string(rank) + " last" : "") +
+                 " because " + x_name + " is " + shape_string(x));
+  }
+  check_kind(op, "gate", *gate, x_name, x, true);
+}
+
+}  // namespace
+
+LowRankShape check_linear(const char* op, const Tensor& x, const Tensor& down, const Tensor& up,
+                          const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& core,
+                          const OptionalTensor& gate, const OptionalTensor& base, const OptionalTensor& seed,
+                          double scale, double dropout) {
+  check_activation(op, "x", x);
+  const LowRankShape shape = check_factors(op, "x", x, down, up);
+  if (weight && base) fail(op, "base and weight were both given, expected at most one of them");
+  if (weight) {
+    check_matrix(op, "weight", *weight, "(out, in)");
+    if (weight->size(0) != shape.out || weight->size(1) != shape.in) {
+      fail(op, "weight has shape " + shape_string(*weight) + ", expected " + dims({shape.out, shape.in}) +
+                   " because up is " + shape_string(up) + " and x is " + shape_string(x));
+    }
+    check_kind(op, "weight", *weight, "x", x, false);
+  }
+  if (base) {
+    if (!leading_dims_equal(*base, x) || base->size(base->dim() - 1) != shape.out) {
+      fail(op, "base has shape " + shape_string(*base) + ", expected x's leading dimensions with out " +
+                   std::to_string(shape.out) + " last because x is " + shape_string(x));
+    }
+    check_kind(op, "base", *base, "x", x, false);
+  }
+  if (bias) check_bias(op, *bias, shape.out, "x", x);
+  check_core(op, core, shape.rank, "x", x);
+  check_gate(op, gate, shape.rank, "x", x, true);
+  check_scale(op, scale);
+  check_dropout(op, seed, dropout, x);
+  return shape;
+}
+
+void check_project(const char* op, const Tensor& x, const Tensor& down, const OptionalTensor& gate,
+                   const OptionalTensor& seed, double dropout) {
+  check_activation(op, "x", x);
+  check_matrix(op, "down", down, "(rank, in)");
+  if (down.size(1) != x.size(x.dim() - 1)) {
+    fail(op, "down has shape " + shape_string(down) + ", expected (rank, " + std::to_string(x.size(x.dim() - 1)) +
+                 ") because x is " + shape_string(x));
+  }
+  check_kind(op, "down", down, "x", x, true);
+  check_gate(op, gate, down.size(0), "x", x, true);
+  check_dropout(op, seed, dropout, x);
+}
+
+void check_expand(const char* op, const Tensor& s, const Tensor& up, const OptionalTensor& base,
+                  const OptionalTensor& bias, double scale) {
+  check_activation(op, "s", s);
+  check_matrix(op, "up", up, "(out, rank)");
+  if (up.size(1) != s.size(s.dim() - 1)) {
+    fail(op, "up has shape " + shape_string(up) + ", expected (out, " + std::to_string(s.size(s.dim() - 1)) +
+                 ") because s is " + shape_string(s));
+  }
+  check_kind(op, "up", up, "s", s, true);
+  if (base) {
+    if (!leading_dims_equal(*base, s) || base->size(base->dim() - 1) != up.size(0)) {
+      fail(op, "base has shape " + shape_string(*base) + ", expected s's leading dimensions with out " +
+                   std::to_string(up.size(0)) + " last because s is " + shape_string(s));
+    }
+    check_kind(op, "base", *base, "s", s, false);
+  }
+  if (bias) check_bias(op, *bias, up.size(0), "s", s);
+  check_scale(op, scale);
+}
+
+void check_merge(const char* op, const Tensor& weight, const Tensor& down, const Tensor& up,
+                 const OptionalTensor& core, const OptionalTensor& gate, double scale) {
+  check_activation(op, "weight", weight);
+  check_matrix(op, "weight", weight, "(out, in)");
+  const LowRankShape shape = check_factors(op, "weight", weight, down, up);
+  if (shape.out != weight.size(0)) {
+    fail(op, "up has shape " + shape_string(up) + ", expected (" + std::to_string(weight.size(0)) +
+                 ", rank) because weight is " + shape_string(weight));
+  }
+  check_core(op, core, shape.rank, "weight", weight);
+  check_gate(op, gate, shape.rank, "weight", weight, false);
+  check_scale(op, scale);
+}
+
+}  // namespace lrk::binding

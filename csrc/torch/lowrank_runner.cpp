@@ -1,0 +1,127 @@
+#include "torch/inspection.h"
+#include "torch/lowrank.h"
+
+namespace lrk::binding {
+namespace {
+
+const LowRankBackend& backend_for(const char* op, const Tensor& on) {
+  if (on.is_cuda()) {
+    if (const LowRankBackend* backend = lowrank_cuda()) return *backend;
+    fail(op, "this build of lrkernels has no CUDA kernels");
+  }
+  return emulating() ? *lowrank_cuda_emulated() : lowrank_cpu();
+}
+
+Dropout dropout_of(const OptionalTensor& seed, double probability) {
+  return {probability, probability > 0.0 ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
+}
+
+}  // namespace
+
+LowRankRunner::LowRankRunner(const char* op, const Tensor& on, const Tensor& factor)
+    : op_(op),
+      on_(on),
+      backend_(backend_for(op, on)),
+      any_layout_(&backend_ == &lowrank_cpu()),
+      branch_dtype_(any_layout_ ? wider(wider(on.scalar_type(), factor.scalar_type()), ScalarType::Float)
+                                : wider(on.scalar_type(), factor.scalar_type())),
+      execution_(on) {}
+
+Tensor LowRankRunner::row_operand(const Tensor& tensor) const {
+  const Tensor flat = collapsible(tensor);
+  const bool unit = flat.size(flat.dim() - 1) <= 1 || flat.stride(flat.dim() - 1) == 1;
+  return any_layout_ || unit ? flat : torch::stable::contiguous(flat);
+}
+
+Tensor LowRankRunner::factor_operand(const Tensor& matrix) const {
+  const bool unit = matrix.stride(0) == 1 || matrix.stride(1) == 1 || matrix.numel() == 0;
+  return any_layout_ || unit ? matrix : torch::stable::contiguous(matrix);
+}
+
+Tensor LowRankRunner::no_narrower(const Tensor& factor, const Tensor& x) const {
+  const bool narrower = wider(factor.scalar_type(), x.scalar_type()) != factor.scalar_type();
+  return any_layout_ || !narrower ? factor : torch::stable::to(factor, x.scalar_type());
+}
+
+void LowRankRunner::project(const Tensor& x, const Tensor& down, const OptionalTensor& gate, const OptionalTensor& seed,
+                            double scale, double dropout, const Tensor& s, const OptionalTensor& projected) {
+  const Tensor rows = row_operand(x), factor = no_narrower(factor_operand(down), x);
+  ProjectArgs args;
+  args.x = matrix_view(rows);
+  args.down = matrix_view(factor);
+  args.scale = scale;
+  args.dropout = dropout_of(seed, dropout);
+  args.s = mutable_view(s);
+  if (projected) args.projected = mutable_view(*projected);
+  OptionalTensor gate_rows;
+  if (gate) {
+    // A gate of one element, one row, or one row a token: always [rows, rank], by zero strides where it is shared.
+    gate_rows = collapsible(*gate);
+    args.gate = matrix_view(*gate_rows);
+    if (args.gate.cols != args.down.rows) args.gate.cols = args.down.rows, args.gate.col_stride = 0;
+    if (gate->dim() == 1) args.gate.rows = args.x.rows, args.gate.row_stride = 0;
+  }
+  run(op_, "project", backend_.plan_project, backend_.project, args, execution_.context());
+}
+
+Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weight, const OptionalTensor& base,
+                             const Tensor& s, const Tensor& up, const OptionalTensor& bias, const OptionalTensor& seed,
+                             double scale, double dropout, std::vector<int64_t> sizes, ScalarType dtype) {
+  const Tensor branch = row_operand(s), factor = factor_operand(up);
+  LinearArgs args;
+  args.s = matrix_view(branch);
+  args.up = matrix_view(factor);
+  args.scale = scale;
+  args.dropout = dropout_of(seed, dropout);
+  // Kernels see y before it exists: its sizes and dtype decide the path.
+  args.y.dtype = kernel_dtype(dtype);
+  args.y.rows = args.s.rows, args.y.cols = args.up.rows, args.y.row_stride = args.up.rows, args.y.col_stride = 1;
+  if (bias) args.bias = matrix_view(*bias);
+
+  OptionalTensor x_rows, weight_rows, base_rows;
+  if (weight) {
+    x_rows = row_operand(*x), weight_rows = factor_operand(*weight);
+    args.x = matrix_view(*x_rows), args.weight = matrix_view(*weight_rows);
+  }
+  if (base) {
+    base_rows = row_operand(*base);
+    args.base = matrix_view(*base_rows);
+  }
+
+  OptionalTensor y;
+  if (weight) {
+    const Plan plan = backend_.plan_linear(args, execution_.context());
+    if (plan.library_gemm_first) {
+      if (planning()) add_plan("linear", plan);
+      const bool bias_in_gemm = bias && bias->scalar_type() == dtype;
+      if (!planning()) {
+        record_dispatch("library_gemm");
+        y = torch::stable::contiguous(aten_linear(*x, *weight, bias_in_gemm ? bias : OptionalTensor{}));
+      } else {
+        y = empty(sizes, dtype, on_);
+      }
+      args.x = args.weight = MatrixView{};
+      if (bias_in_gemm) args.bias = MatrixView{};
+      args.base = matrix_view(*y);
+      if (args.s.cols == 0 && !args.bias.present()) return *y;
+    }
+  }
+  if (!y) y = empty(std::move(sizes), dtype, on_);
+  args.y = mutable_view(*y);
+  run(op_, "linear", backend_.plan_linear, backend_.linear, args, execution_.context());
+  return *y;
+}
+
+void LowRankRunner::factor_grad(const Tensor& s, const Tensor& x, const OptionalTensor& seed, double scale,
+                                double dropout, const Tensor& grad) {
+  const Tensor branch = no_narrower(row_operand(s), x), rows = row_operand(x);
+  FactorGradArgs args;
+  args.s = matrix_view(branch);
+  args.x = matrix_view(rows);
+  args.scale = scale;
+  args.dropout = dropout_of(seed, dropout);
+  args.grad = mutable_view(grad);
+  run(op_, "factor_grad", backend_.plan_factor_grad, backend_.factor_grad, args, execution_.context());
+}
+
+}  // namespace lrk::binding

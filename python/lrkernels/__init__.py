@@ -1,0 +1,25 @@
+"""lrkernels: low-rank, sparse and orthogonal layers for PyTorch, as fast kernels behind ordinary ops."""
+
+from pathlib import Path as _Path
+
+import torch as _torch  # noqa: F401  (the extension resolves its symbols against the libraries torch has loaded)
+
+from lrkernels import _C, reference  # noqa: F401
+from lrkernels.inspection import build_info, explain, force, trace
+from lrkernels.nn import replace_linear
+from lrkernels.ops import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
+
+__version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
+
+__all__ = [
+    "build_info",
+    "explain",
+    "force",
+    "lowrank_expand",
+    "lowrank_linear",
+    "lowrank_merge",
+    "lowrank_project",
+    "reference",
+    "replace_linear",
+    "trace",
+]

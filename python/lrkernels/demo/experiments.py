@@ -1,0 +1,98 @@
+"""The rows of the demo's table. Another one is another decorated function, which returns the model to train."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from lrkernels.demo.model import ByteTransformer
+from lrkernels.nn import LoRALinear, LowRankLinear, replace_linear
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Sizes shared by all experiments; the defaults are the full demo."""
+
+    seed: int = 0
+    device: str = "cpu"
+    width: int = 192
+    layers: int = 3
+    heads: int = 6
+    context: int = 128
+    batch: int = 8
+    training_steps: int = 250
+    tuning_steps: int = 80
+    learning_rate: float = 3e-3
+    ffn_rank: int = 64
+    lora_rank: int = 8
+    validation_windows: int = 128
+    validations: int = 5
+    timing_rounds: int = 15
+
+
+QUICK = Setup(
+    width=128,
+    heads=4,
+    training_steps=60,
+    tuning_steps=30,
+    ffn_rank=32,
+    validation_windows=64,
+    validations=2,
+    timing_rounds=7,
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """``build(setup, trained)`` makes the model; ``trained`` holds, by name, the models trained before it.
+
+    ``text`` says what it trains on: the library for ``setup.training_steps``, or the held-out package for
+    ``setup.tuning_steps``.
+    """
+
+    name: str
+    title: str
+    text: Literal["library", "package"]
+    build: Callable[[Setup, dict[str, nn.Module]], nn.Module]
+
+
+EXPERIMENTS: list[Experiment] = []
+
+
+def experiment(name: str, title: str, text: Literal["library", "package"] = "library"):
+    """Add the decorated builder to the demo, after those above it."""
+
+    def add(build: Callable[[Setup, dict[str, nn.Module]], nn.Module]):
+        EXPERIMENTS.append(Experiment(name, title, text, build))
+        return build
+
+    return add
+
+
+@experiment("dense", "dense")
+def dense(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    return ByteTransformer(setup.width, setup.layers, setup.heads, setup.context)
+
+
+@experiment("lowrank_ffn", "low-rank FFN")
+def lowrank_ffn(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    model = dense(setup, trained)
+    replace_linear(
+        model,
+        lambda linear: LowRankLinear(linear.in_features, linear.out_features, setup.ffn_rank),
+        target_modules=["ffn.fc1", "ffn.fc2"],
+    )
+    return model
+
+
+@experiment("lora", "LoRA on the dense model", text="package")
+def lora(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    model = copy.deepcopy(trained["dense"])
+    factory = partial(LoRALinear, r=setup.lora_rank, alpha=2 * setup.lora_rank, dropout=0.05)
+    replace_linear(model, factory, target_modules="all-linear")
+    return model

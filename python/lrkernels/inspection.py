@@ -1,0 +1,129 @@
+"""Seeing what runs and why: :func:`build_info`, :func:`explain`, :func:`trace`, :func:`force`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from lrkernels import _C  # noqa: F401  (loading it defines the ops)
+
+_lrk = torch.ops.lrk
+
+
+def build_info() -> dict:
+    """Versions, compiled architectures, CPU features, and why CUDA kernels are or are not there."""
+    from lrkernels import _kernels
+
+    info = dict(_kernels.build_info())
+    info.update(
+        cpu_features=list(_kernels.cpu_features()),
+        cpu_isa=_kernels.cpu_isa(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torch_cuda=torch.version.cuda,
+    )
+    return info
+
+
+@dataclass
+class Plan:
+    """One kernel an op would run: its name, why it was chosen, and what was turned down."""
+
+    primitive: str
+    kernel: str
+    reason: str
+    workspace_bytes: int = 0
+    hardware_verified: bool = False
+    rejected: list[dict[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        verified = "verified on hardware" if self.hardware_verified else "not verified on hardware"
+        lines = [f"{self.primitive}: {self.kernel}", f"    because {self.reason}"]
+        lines += [f"    workspace {self.workspace_bytes} bytes, {verified}"]
+        lines += [f"    not {r['kernel']}: {r['reason']}" for r in self.rejected]
+        return "\n".join(lines)
+
+
+class Explanation(list[Plan]):
+    """The kernels of one call, in order; prints as text."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "no kernel of lrkernels would run"
+
+
+def explain(op: str | Callable, *args, **kwargs) -> Explanation:
+    """Which kernels ``op(*args, **kwargs)`` would run, and why; nothing is computed.
+
+    ``op`` is a function of this package or its name: ``lrkernels.explain("lowrank_linear", x, down, up, weight)``.
+    """
+    if isinstance(op, str):
+        if not hasattr(_lrk, op):
+            raise ValueError(f"explain: there is no op named {op!r}")
+        op = getattr(_lrk, op)
+    if not callable(op):
+        raise TypeError(f"explain: op is a {type(op).__name__}, expected a function or the name of an op")
+    _lrk._start_planning()
+    try:
+        with torch.no_grad():
+            op(*args, **kwargs)
+    finally:
+        plans = _lrk._stop_planning()
+    return Explanation(Plan(**json.loads(plan)) for plan in plans)
+
+
+class Trace(list[str]):
+    """Kernel names in the order they ran."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+
+_open_traces: list[Trace] = []
+
+
+def _hand_out_trace() -> None:
+    """What ran since the last call goes to every open trace, outer ones too."""
+    if _open_traces:
+        names = _lrk._stop_trace()
+        for open_trace in _open_traces:
+            open_trace.extend(names)
+
+
+@contextlib.contextmanager
+def trace() -> Iterator[Trace]:
+    """Records the name of every kernel that runs inside the block: ``with lrkernels.trace() as kernels: ...``.
+
+    Process-wide; filled when the block ends.
+    """
+    kernels = Trace()
+    _hand_out_trace()
+    _open_traces.append(kernels)
+    _lrk._start_trace()
+    try:
+        yield kernels
+    finally:
+        _hand_out_trace()
+        _open_traces.remove(kernels)
+        if _open_traces:
+            _lrk._start_trace()
+
+
+@contextlib.contextmanager
+def force(name: str) -> Iterator[None]:
+    """Inside the block, candidates whose name contains ``name`` are preferred, whatever the heuristics say.
+
+    Process-wide. Names are those that :func:`explain` prints, for example ``"library_gemm"`` or ``"avx512_14x32"``.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"force: name is {name!r}, expected part of a kernel's name")
+    before = _lrk._forced()
+    _lrk._force(name)
+    try:
+        yield
+    finally:
+        _lrk._force(before)

@@ -1,0 +1,61 @@
+"""Checks of constructor arguments, so that every module refuses the same things in the same words."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+
+def check_size(module: str, argument: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{module}: {argument} is {value!r}, expected an int")
+    if value < 1:
+        raise ValueError(f"{module}: {argument} is {value}, expected at least 1")
+
+
+def check_rank(module: str, argument: str, rank: int, in_features: int, out_features: int) -> None:
+    """A rank above min(in, out) costs more and can express nothing new, so it is refused as a slip."""
+    check_size(module, argument, rank)
+    largest = min(in_features, out_features)
+    if rank > largest:
+        raise ValueError(
+            f"{module}: {argument} is {rank}, expected at most {largest}, "
+            f"because the layer maps {in_features} features to {out_features}"
+        )
+
+
+def check_finite(module: str, argument: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{module}: {argument} is {value!r}, expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{module}: {argument} is {value}, expected a finite number")
+
+
+def check_dropout(module: str, dropout: float) -> None:
+    check_finite(module, "dropout", dropout)
+    if not 0.0 <= dropout <= 1.0:
+        raise ValueError(f"{module}: dropout is {dropout}, expected a probability in [0, 1]")
+
+
+def check_linear(module: str, argument: str, linear: nn.Module) -> None:
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"{module}: {argument} is {type(linear).__name__}, expected torch.nn.Linear or a subclass")
+    if isinstance(linear._parameters.get("weight"), UninitializedParameter):
+        raise TypeError(f"{module}: {argument} is an uninitialised {type(linear).__name__}; run one forward first")
+
+
+def has_dense_weight(linear: nn.Linear) -> bool:
+    """Whether ``linear.weight`` is the [out, in] matrix itself, not the packed storage of a quantised one."""
+    weight = linear.weight
+    return weight.is_floating_point() and tuple(weight.shape) == (linear.out_features, linear.in_features)
+
+
+def check_dense_weight(module: str, argument: str, linear: nn.Linear) -> None:
+    if not has_dense_weight(linear):
+        raise TypeError(
+            f"{module}: {argument}.weight is {linear.weight.dtype} of shape {tuple(linear.weight.shape)}, "
+            f"expected a floating-point ({linear.out_features}, {linear.in_features})"
+        )

@@ -1,0 +1,269 @@
+"""How an op gets its gradient, autocast, vmap and fallback: one way for every family.
+
+torch.library's own helpers serve the fakes, the vmap rules and the second derivatives. Two needs are beyond them, and
+are met here with the same dispatcher calls they make: a forward that saves more than the op returns (so that x need not
+be kept when ``down`` is frozen), and an autocast that reads the dtype in force and casts activations only.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lrkernels import _C  # noqa: F401  (loading it defines the ops)
+
+library = torch.library.Library("lrk", "FRAGMENT")
+
+
+def overload(name: str):
+    return getattr(torch.ops.lrk, name).default
+
+
+def register_fake(name: str, fake: Callable) -> None:
+    torch.library.register_fake(f"lrk::{name}", fake, lib=library)
+
+
+def transforming() -> bool:
+    """Inside torch.func transforms a raw custom op has no gradient, but an autograd.Function has."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+# --- Gradients ---
+
+
+def _has_tangent(tensors: Sequence) -> bool:
+    return any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def refuse_forward_mode(name: str, tensors: Sequence) -> None:
+    """A custom op would drop a tangent silently, so an input that carries one raises."""
+    if forward_ad._current_level >= 0 and _has_tangent(tensors):
+        raise RuntimeError(f"{name}: forward-mode automatic differentiation is not supported; use reverse mode")
+
+
+def register_autograd(name: str, apply: Callable) -> None:
+    """Calls ``apply(*args, **scalars)`` when a gradient is wanted, and the kernels directly when none is."""
+    op = overload(name)
+
+    def kernel(keyset, *args, **scalars):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            refuse_forward_mode(name, args)
+            if transforming():
+                raise RuntimeError(
+                    f"torch.ops.lrk.{name} has no gradient under torch.func; call lrkernels.{name} there"
+                )
+            return apply(*args, **scalars)
+        refuse_forward_mode(name, args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **scalars)
+
+    library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+class _Scalars:
+    """The keyword-only arguments of an op, as one leaf that autograd.Function passes through untouched."""
+
+    def __init__(self, values: dict):
+        self.values = values
+
+
+def register_second_derivative(name: str, reference: Callable) -> Callable:
+    """Gives a backward op a gradient of its own, by differentiating its plain-torch twin; any order works.
+
+    Without it a second derivative through a custom backward op is silently zero. Returns the op as a function that also
+    works inside torch.func transforms.
+    """
+    op = overload(name)
+
+    class SecondDerivative(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(scalars, *tensors):
+            return op(*tensors, **scalars.values)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.scalars, *tensors = inputs
+            ctx.save_for_backward(*tensors)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            tensors, wanted = list(ctx.saved_tensors), ctx.needs_input_grad[1:]
+            positions = [i for i, need in enumerate(wanted) if need]
+
+            def as_function_of(*values):
+                arguments = list(tensors)
+                for position, value in zip(positions, values, strict=True):
+                    arguments[position] = value
+                return reference(*arguments, **ctx.scalars.values)
+
+            _, vjp = torch.func.vjp(as_function_of, *(tensors[i] for i in positions))
+            result = [None] * len(tensors)
+            for position, grad in zip(positions, vjp(grads), strict=True):
+                result[position] = grad
+            return None, *result
+
+    def apply(*tensors, **scalars):
+        return SecondDerivative.apply(_Scalars(scalars), *tensors)
+
+    register_autograd(name, apply)
+    return lambda *tensors, **scalars: (apply if transforming() else op)(*tensors, **scalars)
+
+
+# --- The Python twins ---
+
+
+def twin(name: str, apply: Callable, check: Callable) -> Callable:
+    """The function behind a Python twin: calls the op, and raises ``check``'s ValueError or TypeError when it refuses.
+
+    The op makes the same checks before any work, so a right call pays for them once. Inside torch.func transforms
+    ``apply``, an autograd.Function, stands for the op.
+    """
+    op = getattr(torch.ops.lrk, name)
+
+    def call(tensors: Sequence, scalars: dict):
+        try:
+            if transforming():
+                tensors = under_autocast(name, *tensors)
+                check(name, *tensors, *scalars.values())
+                return apply(*tensors, **scalars)
+            return op(*tensors, **scalars)
+        except RuntimeError:
+            refusal = refused(tensors, scalars)
+            if refusal is None:
+                raise
+        raise refusal
+
+    def refused(tensors: Sequence, scalars: dict) -> Exception | None:
+        try:
+            check(name, *under_autocast(name, *tensors), *scalars.values())
+        except (TypeError, ValueError) as error:
+            return error
+        return None
+
+    return call
+
+
+# --- Autocast ---
+
+
+AUTOCAST_DEVICES = ("cpu", "cuda")
+_autocast_rules: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
+
+
+def cast_for_autocast(name: str, device_type: str, args: Sequence) -> list:
+    """Activations go to the autocast dtype; factors stay, unless they are half of another kind. float64 stays."""
+    activations, factors = _autocast_rules[name]
+    args = list(args)
+    if args[activations[0]].dtype == torch.float64:
+        return args
+    dtype = torch.get_autocast_dtype(device_type)
+    for i, value in enumerate(args):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if i in activations or (i in factors and value.dtype not in (dtype, torch.float32)):
+            args[i] = value.to(dtype)
+    return args
+
+
+def under_autocast(name: str, *args) -> Sequence:
+    """What an op would see of ``args`` here: the Python twins check the dtypes after the casts of autocast."""
+    device_type = args[0].device.type if name in _autocast_rules and isinstance(args[0], Tensor) else None
+    if device_type in AUTOCAST_DEVICES and torch.is_autocast_enabled(device_type):
+        return cast_for_autocast(name, device_type, args)
+    return args
+
+
+def register_no_autocast(name: str) -> None:
+    """For ops that keep their dtypes: what they call inside must not be cast either."""
+    op = overload(name)
+    for device_type in AUTOCAST_DEVICES:
+        key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
+
+        def kernel(*args, _key=key, **scalars):
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_key)):
+                return op(*args, **scalars)
+
+        library.impl(name, kernel, f"Autocast{device_type.upper()}")
+
+
+def register_autocast(name: str, activations: Sequence[int], factors: Sequence[int]) -> None:
+    op = overload(name)
+    _autocast_rules[name] = (activations, factors)
+    for device_type in AUTOCAST_DEVICES:
+        suffix = device_type.upper()
+        key = getattr(torch._C.DispatchKey, f"Autocast{suffix}")
+
+        def kernel(*args, _device_type=device_type, _key=key, **scalars):
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_key)):
+                return op(*cast_for_autocast(name, _device_type, args), **scalars)
+
+        library.impl(name, kernel, f"Autocast{suffix}")
+
+
+# --- vmap ---
+
+
+def register_vmap(name: str, fold: Callable | None = None) -> None:
+    """``fold(batch_size, in_dims, args, scalars)`` may turn the batch into a leading dimension of one call and return
+    (arguments, out_dims); where it returns None, each sample is a call of its own."""
+    op = overload(name)
+
+    def rule(info, in_dims, *args, **scalars):
+        folded = fold(info.batch_size, in_dims, args, scalars) if fold is not None else None
+        if folded is not None:
+            folded_args, out_dims = folded
+            return op(*folded_args, **scalars), out_dims
+        samples = []
+        for i in range(max(info.batch_size, 1)):
+            if info.batch_size == 0:  # one sample of zeros tells the shapes
+                args = [a if dim is None else a.new_zeros(a.movedim(dim, 0).shape[1:]) for a, dim in zip(args, in_dims)]
+                in_dims = [None] * len(args)
+            sample = (a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True))
+            samples.append(op(*sample, **scalars))
+        if isinstance(samples[0], Tensor):
+            return torch.stack(samples)[: info.batch_size], 0
+        stacked = tuple(torch.stack(outputs)[: info.batch_size] for outputs in zip(*samples, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    torch.library.register_vmap(f"lrk::{name}", rule, lib=library)
+
+
+# --- Where there is no kernel ---
+
+_warned: set[str] = set()
+
+
+def _explain_missing_kernels(name: str, device: torch.device) -> None:
+    from lrkernels.inspection import build_info
+
+    reason = f"lrkernels has no kernel for {name} on {device.type}"
+    if device.type == "cuda":
+        reason += (
+            f": {build_info()['cuda_reason']}. For CUDA kernels, put nvcc on the PATH (or set CUDA_HOME) and run "
+            "`pip install --no-build-isolation --force-reinstall --no-deps .` in a clone"
+        )
+    if os.environ.get("LRK_STRICT") == "1":
+        raise RuntimeError(f"{reason} (LRK_STRICT=1)")
+    if device.type not in _warned:
+        _warned.add(device.type)
+        warnings.warn(f"{reason}. The plain torch expression runs instead; this is said once.", stacklevel=2)
+
+
+def register_fallback(name: str, reference: Callable) -> None:
+    """The plain-torch twin serves every device without a kernel; with LRK_REFERENCE=1 it serves all."""
+
+    def plain(*args, **scalars):
+        _explain_missing_kernels(name, args[0].device)
+        return reference(*args, **scalars)
+
+    library.impl(name, plain, "CompositeExplicitAutograd")
+    if os.environ.get("LRK_REFERENCE") == "1":
+        for key in ("CPU", "CUDA"):
+            library.impl(name, reference, key, allow_override=True)

@@ -1,0 +1,39 @@
+"""Every op test runs on every backend: the CPU kernels, the CUDA kernels emulated on the CPU, and a GPU."""
+
+import pytest
+import torch
+
+from lrkernels import testing
+
+
+@pytest.fixture(params=testing.BACKENDS)
+def device(request):
+    """The device of one backend, which is active during the test."""
+    reason = testing.unavailable(request.param)
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    with testing.backend(request.param) as device:
+        device_name = request.param
+        yield BackendDevice(device, device_name)
+
+
+class BackendDevice:
+    """A torch.device and the name of the backend that serves it."""
+
+    def __init__(self, device: torch.device, backend: str):
+        self.device = device
+        self.backend = backend
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        half = (torch.float32, torch.bfloat16, torch.float16)
+        return (*half, torch.float64) if self.backend == "cpu" else half
+
+    def skip_unless(self, dtype: torch.dtype) -> None:
+        if dtype not in self.dtypes:
+            pytest.skip(f"{self.backend} has no {dtype} kernels (CUDA: float32, bfloat16, float16)")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

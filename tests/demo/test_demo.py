@@ -1,0 +1,194 @@
+"""The demo at a size that takes seconds: its data, measurements and report, and that a seed decides everything."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("tqdm")
+pytest.importorskip("matplotlib")
+
+from lrkernels.demo import __main__ as command_line
+from lrkernels.demo.corpus import HELD_OUT_PACKAGE, load_corpus, sample_batch, validation_windows
+from lrkernels.demo.experiments import EXPERIMENTS, QUICK, Experiment, Setup
+from lrkernels.demo.memory import peak_memory
+from lrkernels.demo.model import ByteTransformer
+from lrkernels.demo.run import run
+from lrkernels.demo.train import bits_per_byte
+from lrkernels.nn import LoRALinear, LowRankLinear
+
+TINY = replace(
+    QUICK,
+    width=32,
+    layers=2,
+    heads=2,
+    context=32,
+    batch=4,
+    training_steps=12,
+    tuning_steps=8,
+    ffn_rank=8,
+    lora_rank=4,
+    validation_windows=8,
+    timing_rounds=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Layers this small gain nothing from a second thread, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus()
+
+
+def test_corpus_is_real_and_split_by_file(corpus):
+    for text, least in ((corpus.library, 1_000_000), (corpus.package, 50_000)):
+        assert len(text.train) > least and len(text.validation) > least / 20
+        assert text.train_files > text.validation_files > 0
+    assert b"\nclass " in bytes(corpus.library.train[:2_000_000].numpy())
+    assert b"event loop" in bytes(corpus.package.train.numpy())
+
+
+def test_split_is_by_path_alone(tmp_path):
+    for folder in ("json", HELD_OUT_PACKAGE, "test", "site-packages/other"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(40):
+            (tmp_path / folder / f"module_{i}.py").write_text(f"# {folder} {i}#\n")
+    corpus = load_corpus(tmp_path)
+    library = [bytes(t.numpy()).decode() for t in (corpus.library.train, corpus.library.validation)]
+    package = [bytes(t.numpy()).decode() for t in (corpus.package.train, corpus.package.validation)]
+    assert set("".join(library).split()) & {"json", HELD_OUT_PACKAGE, "test", "site-packages/other"} == {"json"}
+    assert sum(text.count("json") for text in library) == sum(text.count(HELD_OUT_PACKAGE) for text in package) == 40
+    for train, validation in (library, package):
+        assert not set(train.splitlines()) & set(validation.splitlines()) - {""}
+    with pytest.raises(RuntimeError, match="the Python sources of the standard library are not in"):
+        load_corpus(tmp_path / "json")
+
+
+def test_batches_pair_each_byte_with_the_next():
+    text = torch.arange(200, dtype=torch.uint8)
+    for tokens, targets in (sample_batch(text, 5, 16, torch.Generator()), validation_windows(text, 5, 16)):
+        assert tokens.shape == targets.shape == (5, 16) and torch.equal(tokens + 1, targets)
+    assert validation_windows(text, 5, 16)[1].max() == 199, "the last byte is predicted too"
+
+
+def test_model_is_causal():
+    model = ByteTransformer(32, 2, 2, 16).eval()
+    tokens = torch.randint(256, (1, 16))
+    changed = tokens.clone()
+    changed[0, 9] = (changed[0, 9] + 1) % 256
+    difference = (model(tokens) - model(changed)).abs().amax(dim=-1)[0]
+    assert difference[:9].max() == 0 and difference[9:].min() > 0
+
+
+def test_bits_of_a_uniform_model_are_eight(corpus):
+    class Uniform(nn.Module):
+        def forward(self, tokens):
+            return torch.zeros(*tokens.shape, 256)
+
+    assert bits_per_byte(Uniform(), corpus.library.validation, TINY) == pytest.approx(8.0)
+
+
+def test_peak_memory_is_the_worst_moment_of_the_step():
+    model = nn.Linear(1000, 1000, bias=False)  # 4 MB, and as much for its gradient
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        scratch = [torch.zeros(250_000) for _ in range(3)]  # 3 MB, gone before the gradient comes
+        del scratch
+        model(torch.ones(1, 1000)).sum().backward()
+        model.zero_grad()
+        return 7.0
+
+    value, first = peak_memory(step, model, optimizer)
+    model(torch.ones(1, 1000)).sum().backward()
+    optimizer.step()
+    model.zero_grad()
+    _, second = peak_memory(step, model, optimizer)
+    assert value == 7.0 and first == pytest.approx(8e6, rel=0.02)
+    assert second == pytest.approx(16e6, rel=0.02), "two moments of AdamW, and no trace of the step before"
+
+
+def test_experiments_differ_as_they_say():
+    assert [e.name for e in EXPERIMENTS[:3]] == ["dense", "lowrank_ffn", "lora"]
+    trained = {}
+    for experiment in EXPERIMENTS[:3]:
+        trained[experiment.name] = experiment.build(TINY, trained)
+    names = [name for name, m in trained["lowrank_ffn"].named_modules() if isinstance(m, LowRankLinear)]
+    assert names == [f"blocks.{i}.ffn.{fc}" for i in range(2) for fc in ("fc1", "fc2")]
+    assert sum(isinstance(m, LoRALinear) for m in trained["lora"].modules()) == 8
+    assert trained["lora"].head.weight is trained["lora"].embedding.weight
+    assert all(p.requires_grad for p in trained["dense"].parameters()), "fine-tuning works on a copy"
+
+
+def run_tiny(folder, experiments=EXPERIMENTS, **changes):
+    results = run(replace(TINY, **changes), folder, experiments)
+    return results, json.loads((folder / "demo-report.json").read_text())
+
+
+def numbers(results):
+    return [(r.losses, r.validation, r.library_bits, r.package_bits, r.parameters, r.trainable) for r in results]
+
+
+def test_same_seed_same_numbers_and_a_whole_report(tmp_path, capsys):
+    first, report = run_tiny(tmp_path / "a")
+    printed = capsys.readouterr().out
+    second, _ = run_tiny(tmp_path / "b")
+    other, _ = run_tiny(tmp_path / "c", EXPERIMENTS[:1], seed=1)
+    assert numbers(first) == numbers(second)
+    assert other[0].losses != first[0].losses
+
+    dense, lowrank, lora = first[:3]
+    assert all(result.losses[-1] < result.losses[0] - 0.3 for result in (dense, lowrank))
+    assert lora.package_bits < lora.package_bits_before == dense.package_bits
+    assert lowrank.parameters < dense.parameters < lora.parameters and lora.trainable < dense.trainable / 4
+    for result in first:
+        assert result.ms_per_step > 0 and result.peak_bytes > 4 * result.parameters
+        assert (
+            result.title in printed and f"{result.parameters:,}" in printed and f"{result.library_bits:.3f}" in printed
+        )
+    assert f"{lora.package_bits_before:.3f} -> {lora.package_bits:.3f}" in printed
+
+    assert report["setup"]["seed"] == 0 and report["machine"]["threads"] == torch.get_num_threads()
+    assert [row["losses"] for row in report["results"]] == [result.losses for result in first]
+    assert report["results"][0]["package_bits_before"] is None
+    assert (tmp_path / "a" / "demo-report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_experiment_is_another_row(tmp_path, capsys):
+    wide = Experiment("wide", "a wider one", "library", lambda setup, trained: ByteTransformer(48, 1, 2, setup.context))
+    results, _ = run_tiny(tmp_path, [EXPERIMENTS[0], wide])
+    assert [result.name for result in results] == ["dense", "wide"] and "a wider one" in capsys.readouterr().out
+    assert math.isnan(results[1].package_bits_before)
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("lrkernels.demo.run.run", lambda setup, out: seen.append((setup, out)))
+    assert command_line.main(["--quick", "--seed", "5", "--out", str(tmp_path)]) == 0
+    assert command_line.main([]) == 0
+    assert seen[0] == (replace(QUICK, seed=5), tmp_path) and seen[1][0] == Setup()
+    if not torch.cuda.is_available():
+        assert command_line.main(["--device", "cuda"]) == 2
+        assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_missing_extra_is_said_clearly():
+    program = (
+        "import sys; sys.modules['tqdm'] = sys.modules['matplotlib'] = None\n"
+        "from lrkernels.demo.__main__ import main; sys.exit(main(['--quick']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "lrkernels.demo needs tqdm and matplotlib: pip install 'lrkernels[demo]'"

@@ -1,0 +1,113 @@
+"""Every wrong argument raises before any work, names op and argument, and raw op and Python twin say the same."""
+
+import pytest
+import torch
+
+import lrkernels
+from lrkernels import ops
+
+x, down, up = torch.ones(3, 8), torch.ones(4, 8), torch.ones(6, 4)
+weight, bias, core, base, s = torch.ones(6, 8), torch.ones(6), torch.ones(4, 4), torch.ones(3, 6), torch.ones(3, 4)
+seed = torch.tensor(1)
+
+# (op, positional arguments, keywords, exception of the twin, what the message must contain)
+BAD = [
+    ("lowrank_linear", (x.int(), down, up), {}, TypeError, "x has dtype torch.int32"),
+    ("lowrank_linear", (x.to(torch.complex64), down, up), {}, TypeError, "x has dtype torch.complex64"),
+    ("lowrank_linear", (torch.tensor(1.0), down, up), {}, ValueError, "x has no dimensions"),
+    ("lowrank_linear", (x, down[0], up), {}, ValueError, "down has shape (8,), expected (rank, in)"),
+    ("lowrank_linear", (x, down.T, up), {}, ValueError, "down has shape (8, 4), expected (rank, 8)"),
+    (
+        "lowrank_linear",
+        (x, down, up.T),
+        {},
+        ValueError,
+        "up has shape (4, 6), expected (out, 4) because down is (4, 8)",
+    ),
+    ("lowrank_linear", (x, down, up[None]), {}, ValueError, "up has shape (1, 6, 4)"),
+    ("lowrank_linear", (x, down.double(), up), {}, TypeError, "down has dtype torch.float64, expected torch.float32"),
+    ("lowrank_linear", (x, down, up.half()), {}, TypeError, "up has dtype torch.float16"),
+    ("lowrank_linear", (x.bfloat16(), down.half(), up), {}, TypeError, "torch.bfloat16 or torch.float32 because x is"),
+    ("lowrank_linear", (x, down, up, weight.T), {}, ValueError, "weight has shape (8, 6), expected (6, 8)"),
+    ("lowrank_linear", (x, down, up, weight[0]), {}, ValueError, "weight has shape (8,), expected (out, in)"),
+    ("lowrank_linear", (x, down, up, weight.bfloat16()), {}, TypeError, "weight has dtype torch.bfloat16"),
+    ("lowrank_linear", (x.half(), down, up, weight), {}, TypeError, "weight has dtype torch.float32"),
+    ("lowrank_linear", (x, down, up, weight, bias[:5]), {}, ValueError, "bias has shape (5,), expected (6,)"),
+    ("lowrank_linear", (x, down, up, weight, bias[None]), {}, ValueError, "bias has shape (1, 6)"),
+    ("lowrank_linear", (x, down, up, weight, bias.double()), {}, TypeError, "bias has dtype torch.float64"),
+    ("lowrank_linear", (x, down, up), {"core": core[:3]}, ValueError, "core has shape (3, 4), expected (4, 4)"),
+    ("lowrank_linear", (x, down, up), {"core": core.double()}, TypeError, "core has dtype torch.float64"),
+    ("lowrank_linear", (x, down, up), {"gate": torch.ones(3)}, ValueError, "gate has shape (3,), expected (1,), (4,)"),
+    ("lowrank_linear", (x, down, up), {"gate": torch.ones(2, 4)}, ValueError, "gate has shape (2, 4)"),
+    ("lowrank_linear", (x, down, up), {"gate": torch.ones(4).double()}, TypeError, "gate has dtype torch.float64"),
+    ("lowrank_linear", (x, down, up, weight), {"base": base}, ValueError, "base and weight were both given"),
+    ("lowrank_linear", (x, down, up), {"base": base[:2]}, ValueError, "base has shape (2, 6), expected x's leading"),
+    ("lowrank_linear", (x, down, up), {"base": base[0]}, ValueError, "base has shape (6,)"),
+    ("lowrank_linear", (x, down, up), {"base": base.double()}, TypeError, "base has dtype torch.float64"),
+    ("lowrank_linear", (x, down, up), {"scale": float("nan")}, ValueError, "scale is nan, expected a finite number"),
+    ("lowrank_linear", (x, down, up), {"dropout": 0.5}, ValueError, "seed is missing"),
+    (
+        "lowrank_linear",
+        (x, down, up),
+        {"dropout": 1.5, "seed": seed},
+        ValueError,
+        "dropout is 1.500000, expected a prob",
+    ),
+    ("lowrank_linear", (x, down, up), {"dropout": -0.1, "seed": seed}, ValueError, "dropout is -0.100000"),
+    ("lowrank_linear", (x, down, up), {"dropout": 0.5, "seed": seed.int()}, TypeError, "seed has dtype torch.int32"),
+    (
+        "lowrank_linear",
+        (x, down, up),
+        {"dropout": 0.5, "seed": seed[None]},
+        TypeError,
+        "seed has dtype torch.int64 and",
+    ),
+    ("lowrank_linear", (x, down.to("meta"), up), {}, ValueError, "down is on meta, but x is on cpu"),
+    ("lowrank_linear", (x, down, up, weight.to("meta")), {}, ValueError, "weight is on meta"),
+    ("lowrank_project", (x, down.T), {}, ValueError, "down has shape (8, 4), expected (rank, 8)"),
+    ("lowrank_project", (x.bool(), down), {}, TypeError, "x has dtype torch.bool"),
+    ("lowrank_project", (x, down), {"gate": torch.ones(5)}, ValueError, "gate has shape (5,)"),
+    ("lowrank_project", (x, down), {"dropout": 0.5}, ValueError, "seed is missing"),
+    ("lowrank_expand", (s, up.T), {}, ValueError, "up has shape (4, 6), expected (out, 4) because s is (3, 4)"),
+    ("lowrank_expand", (s, up), {"base": base[:2]}, ValueError, "base has shape (2, 6), expected s's leading"),
+    ("lowrank_expand", (s, up), {"bias": bias[:2]}, ValueError, "bias has shape (2,), expected (6,)"),
+    ("lowrank_expand", (s, up), {"scale": float("inf")}, ValueError, "scale is inf"),
+    ("lowrank_expand", (s.long(), up), {}, TypeError, "s has dtype torch.int64"),
+    ("lowrank_merge", (weight, down, up.T), {}, ValueError, "up has shape (4, 6)"),
+    ("lowrank_merge", (weight[:5], down, up), {}, ValueError, "up has shape (6, 4), expected (5, rank) because weight"),
+    ("lowrank_merge", (weight, down, up), {"gate": torch.ones(6, 4)}, ValueError, "gate has shape (6, 4)"),
+    ("lowrank_merge", (weight, down[:, :5], up), {}, ValueError, "down has shape (4, 5), expected (rank, 8)"),
+    ("lowrank_merge", (weight[0], down, up), {}, ValueError, "weight has shape (8,), expected (out, in)"),
+]
+
+
+@pytest.mark.parametrize("name, args, kwargs, exception, message", BAD)
+def test_bad_argument(name, args, kwargs, exception, message):
+    with pytest.raises(exception) as twin:
+        getattr(lrkernels, name)(*args, **kwargs)
+    meta = "meta" in message  # a meta tensor takes the raw op to its fake, which makes the twin's own check
+    with pytest.raises(exception if meta else RuntimeError) as raw:
+        getattr(torch.ops.lrk, name)(*args, **kwargs)
+    assert message in str(twin.value) and str(twin.value).startswith(f"{name}: ")
+    assert str(raw.value).splitlines()[0] == str(twin.value)
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_not_a_tensor(name):
+    arguments = {"lowrank_linear": 3, "lowrank_project": 2, "lowrank_expand": 2, "lowrank_merge": 3}[name]
+    with pytest.raises(TypeError, match=f"{name}: .* is a list, expected a torch.Tensor"):
+        getattr(lrkernels, name)(*[[1.0]] * arguments)
+
+
+def test_scalars_of_the_wrong_type():
+    with pytest.raises(TypeError, match="lowrank_linear: scale is a str"):
+        lrkernels.lowrank_linear(x, down, up, scale="2")
+    with pytest.raises(TypeError, match="lowrank_linear: dropout is a NoneType"):
+        lrkernels.lowrank_linear(x, down, up, dropout=None)
+
+
+def test_wrong_device_on_cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    with pytest.raises(ValueError, match="up is on cpu, but x is on cuda:0"):
+        lrkernels.lowrank_linear(x.cuda(), down.cuda(), up)

@@ -1,0 +1,134 @@
+"""vmap, torch.func, forward-mode: right, or an error that says what to do."""
+
+import pytest
+import torch
+from lowrank_cases import exact_linear, make_case
+from torch.autograd import forward_ad
+
+import lrkernels
+
+CPU = torch.device("cpu")
+
+
+def doubles(**kwargs):
+    return make_case(CPU, torch.float64, (3,), 5, 4, 2, **kwargs)
+
+
+@pytest.mark.parametrize("dim", (0, 1))
+def test_vmap_over_x(dim):
+    case = doubles(gate="rank", core=True)
+    batch = torch.randn(3, 6, 5, dtype=torch.float64) if dim else torch.randn(6, 3, 5, dtype=torch.float64)
+
+    def layer(x):
+        return torch.ops.lrk.lowrank_linear(x, *case.tensors[1:], **case.scalars)
+
+    ours = torch.vmap(layer, in_dims=dim)(batch)
+    expected = torch.stack([layer(x) for x in batch.unbind(dim)])
+    torch.testing.assert_close(ours, expected)
+
+
+def test_vmap_over_rows_base_and_token_gates_is_one_call():
+    case = doubles(weight=False, base=True, gate="token")
+    gates, bases = torch.randn(6, 3, 2, dtype=torch.float64), torch.randn(3, 6, 4, dtype=torch.float64)
+
+    def layer(gate, base):
+        return torch.ops.lrk.lowrank_linear(case.x, case.down, case.up, None, case.bias, None, gate, base)
+
+    with lrkernels.trace() as kernels:
+        ours = torch.vmap(layer, in_dims=(0, 1))(gates, bases)
+    assert len(kernels) == 2, kernels
+    torch.testing.assert_close(ours, torch.stack([layer(g, b) for g, b in zip(gates, bases.unbind(1), strict=True)]))
+
+
+def test_vmap_over_factors_and_dropout():
+    case = doubles(dropout=0.4)
+    ups = torch.randn(6, 4, 2, dtype=torch.float64)
+
+    def layer(up):
+        return torch.ops.lrk.lowrank_linear(case.x, case.down, up, case.weight, case.bias, None, None, None, case.seed,
+                                            **case.scalars)  # fmt: skip
+
+    torch.testing.assert_close(torch.vmap(layer)(ups), torch.stack([layer(up) for up in ups]))
+
+
+@pytest.mark.parametrize("op", ("project", "expand", "merge"))
+def test_vmap_of_the_other_ops(op):
+    case = doubles()
+    function, value = {
+        "project": (lambda x: torch.ops.lrk.lowrank_project(x, case.down), case.x),
+        "expand": (lambda s: torch.ops.lrk.lowrank_expand(s, case.up), torch.randn(3, 2, dtype=torch.float64)),
+        "merge": (lambda w: torch.ops.lrk.lowrank_merge(w, case.down, case.up), case.weight),
+    }[op]
+    batch = torch.stack([value, 2 * value])
+    torch.testing.assert_close(torch.vmap(function)(batch), torch.stack([function(v) for v in batch]))
+
+
+def test_vmap_over_nothing():
+    case = doubles()
+    assert torch.vmap(lambda x: torch.ops.lrk.lowrank_project(x, case.down))(case.x[None][:0]).shape == (0, 3, 2)
+
+
+def test_func_grad_through_the_twins():
+    case = doubles(gate="rank")
+    exact = torch.func.grad(lambda d: exact_linear(case.x, d, *case.tensors[2:], **case.scalars).pow(2).sum())
+    ours = torch.func.grad(
+        lambda d: lrkernels.lowrank_linear(case.x, d, *case.tensors[2:], **case.scalars).pow(2).sum()
+    )
+    torch.testing.assert_close(ours(case.down), exact(case.down))
+
+    def two_steps(d):
+        s = lrkernels.lowrank_project(case.x, d, case.gate)
+        weight = lrkernels.lowrank_merge(case.weight, d, case.up)
+        return (lrkernels.lowrank_expand(s, case.up, case.x @ weight.mT, case.bias)).pow(2).sum()
+
+    def two_steps_exact(d):
+        s = case.gate * (case.x @ d.mT)
+        return (case.x @ (case.weight + case.up @ d).mT + s @ case.up.mT + case.bias).pow(2).sum()
+
+    torch.testing.assert_close(torch.func.grad(two_steps)(case.down), torch.func.grad(two_steps_exact)(case.down))
+
+
+def test_gradient_of_each_sample():
+    case = doubles()
+
+    def loss(op, down, x):
+        return op(x, down, case.up, case.weight, scale=0.5, dropout=0.0).pow(2).sum()
+
+    ours = torch.vmap(torch.func.grad(lambda d, x: loss(lrkernels.lowrank_linear, d, x)), in_dims=(None, 0))
+    exact = torch.vmap(torch.func.grad(lambda d, x: loss(exact_linear, d, x)), in_dims=(None, 0))
+    torch.testing.assert_close(ours(case.down, case.x), exact(case.down, case.x))
+
+
+def test_second_derivative_through_func():
+    case = doubles()
+
+    def second(op):
+        def loss(d):
+            return op(case.x, d, case.up, case.weight, scale=0.5, dropout=0.0).pow(3).sum()
+
+        return torch.func.grad(lambda d: torch.func.grad(loss)(d).pow(2).sum())(case.down)
+
+    torch.testing.assert_close(second(lrkernels.lowrank_linear), second(exact_linear))
+
+
+def test_the_raw_op_under_func_says_what_to_call():
+    case = doubles()
+    with pytest.raises(RuntimeError, match="no gradient under torch.func; call lrkernels.lowrank_linear"):
+        torch.func.grad(lambda d: torch.ops.lrk.lowrank_linear(case.x, d, case.up).sum())(case.down)
+
+
+def test_forward_mode_raises():
+    case = doubles()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(case.x, torch.ones_like(case.x))
+        for call in (
+            lambda: torch.ops.lrk.lowrank_linear(dual, case.down, case.up),
+            lambda: torch.ops.lrk.lowrank_linear(case.x, case.down, case.up, base=forward_ad.make_dual(
+                torch.zeros(3, 4, dtype=torch.float64), torch.ones(3, 4, dtype=torch.float64))),
+            lambda: lrkernels.lowrank_project(dual, case.down),
+            lambda: lrkernels.lowrank_expand(dual, torch.ones(4, 5, dtype=torch.float64)),
+        ):  # fmt: skip
+            with pytest.raises(RuntimeError, match="forward-mode"):
+                call()
+    with pytest.raises((RuntimeError, NotImplementedError), match="forward mode|forward-mode"):
+        torch.func.jvp(lambda x: lrkernels.lowrank_linear(x, case.down, case.up), (case.x,), (case.x,))

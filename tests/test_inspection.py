@@ -1,0 +1,155 @@
+"""build_info, explain, trace, force, the reference switch and what happens where there is no kernel."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import lrkernels
+from lrkernels import testing
+
+x, down, up, weight = torch.randn(40, 64), torch.randn(8, 64), torch.randn(48, 8), torch.randn(48, 64)
+
+
+def test_build_info():
+    info = lrkernels.build_info()
+    assert info["version"] == lrkernels.__version__
+    assert info["cpu_isa"] in ("avx512", "avx2", "portable")
+    assert info["torch"] == torch.__version__
+    assert info["cuda_reason"]
+    assert bool(info["cuda_archs"]) == info["cuda"]
+    if info["cuda"]:
+        assert set(info["cuda_archs"]) == {"sm_80", "sm_90a"}
+
+
+def test_explain_names_the_kernels_that_trace_then_sees(device):
+    arguments = [t.to(device.device) for t in (x, down, up, weight)]
+    plans = lrkernels.explain("lowrank_linear", *arguments)
+    with lrkernels.trace() as kernels:
+        torch.ops.lrk.lowrank_linear(*arguments)
+    assert [plan.primitive for plan in plans][:1] == ["project"]
+    assert all(plan.reason for plan in plans)
+    for plan in plans:
+        assert any(plan.kernel.split("+")[0] in kernel or kernel in plan.kernel for kernel in kernels), (plan, kernels)
+    assert "project" in str(plans) and "because" in str(plans)
+
+
+def test_explain_computes_nothing():
+    with lrkernels.trace() as kernels:
+        lrkernels.explain(lrkernels.lowrank_linear, x, down, up, weight)
+    assert kernels == []
+
+
+def test_nested_traces():
+    with lrkernels.trace() as outer:
+        torch.ops.lrk.lowrank_project(x, down)
+        with lrkernels.trace() as inner:
+            torch.ops.lrk.lowrank_expand(x[:, :8], up)
+        torch.ops.lrk.lowrank_project(x, down)
+    assert len(inner) == 1 and len(outer) == 3 and outer[1] == inner[0]
+
+
+def test_explain_does_not_disturb_other_threads():
+    expected, wrong, stop = torch.ops.lrk.lowrank_linear(x, down, up, weight), [], threading.Event()
+
+    def compute():
+        while not stop.is_set():
+            if not torch.equal(torch.ops.lrk.lowrank_linear(x, down, up, weight), expected):
+                wrong.append(1)
+
+    worker = threading.Thread(target=compute)
+    worker.start()
+    for _ in range(200):
+        lrkernels.explain("lowrank_linear", x, down, up, weight)
+    stop.set()
+    worker.join()
+    assert not wrong
+
+
+def test_force(device):
+    arguments = [t.to(device.device) for t in (x, down, up, weight)]
+    exact = torch.nn.functional.linear(x.double(), weight.double()) + x.double() @ down.double().T @ up.double().T
+    for name in ("library_gemm", "lowrank_linear"):
+        with lrkernels.force(name), lrkernels.trace() as kernels:
+            y = torch.ops.lrk.lowrank_linear(*arguments)
+        assert any(name in kernel for kernel in kernels), kernels
+        torch.testing.assert_close(y.cpu().double(), exact, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="force: name"), lrkernels.force(""):
+        pass
+
+
+def test_bad_names():
+    with pytest.raises(ValueError, match="no op named 'lowrank_lineer'"):
+        lrkernels.explain("lowrank_lineer", x)
+    with pytest.raises(TypeError, match="explain: op is a int"):
+        lrkernels.explain(3)
+    with pytest.raises(ValueError, match="testing.unavailable"):
+        testing.unavailable("tpu")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+COMPARE = """
+import torch, lrkernels
+torch.manual_seed(0)
+x, down, up = torch.randn(5, 7, requires_grad=True), torch.randn(3, 7), torch.randn(4, 3)
+with lrkernels.trace() as kernels:
+    y = torch.ops.lrk.lowrank_linear(x, down, up)
+    y.sum().backward()
+torch.testing.assert_close(y, x @ down.T @ up.T)
+torch.testing.assert_close(x.grad, torch.ones(5, 4) @ up @ down)
+print(len(kernels))
+"""
+
+
+def test_reference_switch_runs_no_kernel():
+    assert run(COMPARE).stdout.strip() != "0"
+    result = run(COMPARE, LRK_REFERENCE="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "0"
+
+
+def test_log_switch_names_the_kernels():
+    result = run(COMPARE, LRK_LOG="dispatch")
+    assert result.stderr.count("lrk dispatch: ") >= 2, result.stderr
+
+
+FALLBACK = """
+import warnings, torch
+from lrkernels.ops import _registration
+from lrkernels import reference
+library = torch.library.Library("lrk", "FRAGMENT")
+library.define("orphan(Tensor x) -> Tensor")
+_registration.register_fallback("orphan", lambda x: x + 1)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        print(torch.ops.lrk.orphan(torch.zeros(1)).item())
+print([str(w.message) for w in caught])
+"""
+
+
+def test_a_device_without_a_kernel_gets_the_plain_expression_and_one_warning():
+    result = run(FALLBACK)
+    assert result.returncode == 0, result.stderr
+    values = result.stdout.splitlines()
+    assert values[:3] == ["1.0"] * 3
+    assert values[3].count("no kernel for orphan on cpu") == 1
+    strict = run(FALLBACK, LRK_STRICT="1")
+    assert strict.returncode != 0 and "LRK_STRICT=1" in strict.stderr
+
+
+@pytest.mark.parametrize("isa", ("avx2", "portable"))
+def test_older_processors(isa):
+    if isa == "avx2" and "avx2" not in lrkernels.build_info()["cpu_features"]:
+        pytest.skip("this CPU has no AVX2")
+    result = run(COMPARE + "print(lrkernels.build_info()['cpu_isa'])", LRK_CPU_ISA=isa)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == isa
