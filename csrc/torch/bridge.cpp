@@ -5,6 +5,7 @@
 #include <array>
 #include <stdexcept>
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/accelerator.h>
 
 namespace lrk::binding {
@@ -102,6 +103,11 @@ std::optional<int64_t> leading_stride(const Tensor& tensor) {
 Tensor collapsible(const Tensor& tensor) {
   if (tensor.dim() <= 2 || tensor.numel() == 0 || leading_stride(tensor)) return tensor;
   return stable::contiguous(tensor);
+}
+
+Tensor matrix_of(const Tensor& tensor) {
+  if (tensor.dim() == 2) return tensor;
+  return stable::reshape(tensor, {flat_rows(tensor), tensor.size(tensor.dim() - 1)});
 }
 
 MatrixView matrix_view(const Tensor& tensor) {
@@ -211,6 +217,15 @@ Tensor call(const char* name, const char* overload, std::array<StableIValue, cou
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   using torch::stable::detail::from;
   return call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
+}
+
+void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha) {
+  // Not through the dispatcher: it takes no Scalar from the stable ABI, and looks an op up by name at every call.
+  const Tensor& first = added ? *added : out;  // not read when beta is 0
+  if (aoti_torch_cpu_addmm_out(out.get(), first.get(), a.get(), b.get(), added ? 1.0 : 0.0, alpha) !=
+      AOTI_TORCH_SUCCESS) {
+    fail("lrkernels", "torch's addmm failed inside an op (out of memory, or a bug of ours: the arguments were checked)");
+  }
 }
 
 Tensor aten_transpose(const Tensor& matrix) { return stable::transpose(matrix, 0, 1); }

@@ -38,6 +38,9 @@ int64_t flat_rows(const Tensor& tensor);
 /// The tensor itself when its leading dimensions collapse into one stride, else a contiguous copy.
 Tensor collapsible(const Tensor& tensor);
 
+/// [..., cols] as [rows, cols]: a view where the leading dimensions collapse, else a copy.
+Tensor matrix_of(const Tensor& tensor);
+
 /// Views of [..., cols] as a matrix; `collapsible` must hold. 1-D tensors are one row.
 MatrixView matrix_view(const Tensor& tensor);
 MatrixView optional_view(const OptionalTensor& tensor);
@@ -64,6 +67,8 @@ class Execution {
 
 // aten, through the dispatcher. The tensors are plain: autograd, autocast and fakes were handled above us.
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
+/// out = added + alpha * a b by torch's GEMM, matrices on the CPU; `added` may be `out`. Without it, out = alpha * a b.
+void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha);
 Tensor aten_transpose(const Tensor& matrix);
 Tensor aten_multiply(const Tensor& a, const Tensor& b);
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims);

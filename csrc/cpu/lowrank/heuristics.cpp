@@ -18,6 +18,11 @@ bool has_few_rows(const LinearTraits& traits) {
 /// library + expand: 64 x 1024 x 1024 1.22 and 1.06; 512 x 4096 x 512 0.92 and 0.98; 1024 x 2048 x 2048 0.96 and 1.05.
 constexpr int64_t kRowsBeforeMkl = 128;
 
+/// From here on MKL's GEMM computes a factor product in 0.5 to 1.0 of our time on Intel (one thread of Cascade Lake:
+/// 512 x 1024, rank 16 and 64, project 0.88 and 1.0, expand 0.5 and 0.75; 2048 x 2048, rank 64, 0.8 to 1.25). Below, the
+/// calls weigh more.
+constexpr int64_t kLibraryMultiplyAdds = 1 << 17;
+
 /// Whether torch's GEMM and a fused expand are faster than the fused kernel.
 bool library_is_faster(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa isa) {
   if (isa == CpuIsa::kPortable) return true;  // nothing here is tuned for such a CPU; its torch may be
@@ -70,6 +75,22 @@ const Names& names(DType dtype) {
 }
 
 }  // namespace
+
+const std::string kLibraryGemm = "library_gemm";
+
+bool prefers_library(const FactorTraits& traits, const CpuInfo& cpu, CpuIsa isa) {
+  if (!traits.plain) return false;
+  const bool tuned = isa != CpuIsa::kPortable && !cpu.intel;
+  return !tuned && traits.rows > kFewRows && traits.multiply_adds >= kLibraryMultiplyAdds;
+}
+
+bool uses_library(const FactorTraits& traits, const std::string& name, const std::string& forced) {
+  const bool preferred = prefers_library(traits, cpu_info(), selected_cpu_isa());
+  if (forced.empty() || !traits.plain) return preferred;
+  const bool library_named = kLibraryGemm.find(forced) != std::string::npos;
+  const bool kernel_named = name.find(forced) != std::string::npos;
+  return library_named == kernel_named ? preferred : library_named;
+}
 
 bool is_possible(LinearPath path, const LinearTraits& traits) {
   return path != LinearPath::kFewRows || traits.weight_rows_contiguous;

@@ -20,6 +20,19 @@ struct LinearTraits {
   bool weight_rows_contiguous = false;
 };
 
+/// A product with one small side: project, factor_grad, or a linear without a weight.
+struct FactorTraits {
+  int64_t multiply_adds = 0, rows = 0;
+  DType dtype = DType::kFloat32;
+  bool plain = false;  // one dtype everywhere and nothing that a GEMM, alpha a b + beta c, does not have
+};
+
+/// Whether the caller's library GEMM computes a factor product.
+bool prefers_library(const FactorTraits& traits, const CpuInfo& cpu, CpuIsa isa);
+/// The same, unless `forced` names another way: the library, or the kernel called `name`.
+bool uses_library(const FactorTraits& traits, const std::string& name, const std::string& forced);
+extern const std::string kLibraryGemm;
+
 bool is_possible(LinearPath path, const LinearTraits& traits);
 LinearPath preferred_path(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa isa);
 /// Among the kernels of this library alone.

@@ -98,6 +98,11 @@ void choose_candidate(const Candidate<Tile> (&candidates)[kCount], const Problem
 
 }  // namespace
 
+bool prefers_library(const LinearProblem& problem, const std::string& forced) {
+  if (!problem.has_weight) return false;
+  return forced.empty() ? !kEmulated : choose_linear(problem, forced).library_gemm;
+}
+
 Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string& forced) {
   Choice<LinearTile> choice;
   const auto name = [&](const Candidate<LinearTile>& candidate) {
@@ -120,7 +125,7 @@ Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string
   choice.kernel = library;
   choice.reason = forced_library ? "forced by \"" + forced + "\""
                                  : "the default until a fused kernel is measured faster";
-  choice.library_gemm_first = true;
+  choice.library_gemm = true;
   return choice;
 }
 

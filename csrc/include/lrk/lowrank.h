@@ -62,6 +62,10 @@ struct LowRankBackend {
   Status (*project)(const ProjectArgs&, const Context&);
   Status (*linear)(const LinearArgs&, const Context&);
   Status (*factor_grad)(const FactorGradArgs&, const Context&);
+  /// Plan::library_gemm without the plan's words: asked before every call by callers that have a library.
+  bool (*library_project)(const ProjectArgs&, const Context&);
+  bool (*library_linear)(const LinearArgs&, const Context&);
+  bool (*library_factor_grad)(const FactorGradArgs&, const Context&);
 };
 
 const LowRankBackend& lowrank_cpu();

@@ -46,6 +46,14 @@ def refuse_forward_mode(name: str, tensors: Sequence) -> None:
         raise RuntimeError(f"{name}: forward-mode automatic differentiation is not supported; use reverse mode")
 
 
+def apply_function(function: type[torch.autograd.Function], *args):
+    """``function.apply`` on positional arguments, without its binding of them to forward's signature, which at every
+    call takes several times as long as a small layer."""
+    if transforming():
+        return function.apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)
+
+
 def register_autograd(name: str, apply: Callable) -> None:
     """Calls ``apply(*args, **scalars)`` when a gradient is wanted, and the kernels directly when none is."""
     op = overload(name)
@@ -110,10 +118,18 @@ def register_second_derivative(name: str, reference: Callable) -> Callable:
             return None, *result
 
     def apply(*tensors, **scalars):
-        return SecondDerivative.apply(_Scalars(scalars), *tensors)
+        return apply_function(SecondDerivative, _Scalars(scalars), *tensors)
+
+    def call(*tensors, **scalars):
+        if transforming():
+            return apply(*tensors, **scalars)
+        if torch.is_grad_enabled():
+            return op(*tensors, **scalars)
+        with torch._C._AutoDispatchBelowAutograd():  # spares the way through Python that register_autograd's kernel is
+            return op(*tensors, **scalars)
 
     register_autograd(name, apply)
-    return lambda *tensors, **scalars: (apply if transforming() else op)(*tensors, **scalars)
+    return call
 
 
 # --- The Python twins ---
@@ -133,7 +149,11 @@ def twin(name: str, apply: Callable, check: Callable) -> Callable:
                 tensors = under_autocast(name, *tensors)
                 check(name, *tensors, *scalars.values())
                 return apply(*tensors, **scalars)
-            return op(*tensors, **scalars)
+            if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
+                return op(*tensors, **scalars)
+            refuse_forward_mode(name, tensors)
+            with torch._C._AutoDispatchBelowAutograd():  # register_autograd's kernel would only pass it on
+                return op(*tensors, **scalars)
         except RuntimeError:
             refusal = refused(tensors, scalars)
             if refusal is None:
@@ -264,6 +284,17 @@ def register_fallback(name: str, reference: Callable) -> None:
         return reference(*args, **scalars)
 
     library.impl(name, plain, "CompositeExplicitAutograd")
+
+    def plain_float64(*args, **scalars):
+        if "float64" not in _warned:
+            _warned.add("float64")
+            message = "lrkernels has no float64 kernels on CUDA. The plain torch expression runs instead"
+            warnings.warn(f"{message}; this is said once.", stacklevel=2)
+        return reference(*args, **scalars)
+
+    # The CUDA backend hands over float64 here (csrc/torch/plain.cpp), which has seen to LRK_STRICT.
+    library.define(str(overload(name)._schema).replace(f"lrk::{name}", f"_plain_{name}", 1))
+    library.impl(f"_plain_{name}", plain_float64, "CompositeExplicitAutograd")
     if os.environ.get("LRK_REFERENCE") == "1":
         for key in ("CPU", "CUDA"):
             library.impl(name, reference, key, allow_override=True)

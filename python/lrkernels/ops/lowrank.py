@@ -90,7 +90,9 @@ class _LowRankLinear(Function):
 def _apply_linear(
     x, down, up, weight=None, bias=None, core=None, gate=None, base=None, seed=None, *, scale=1.0, dropout=0.0
 ):
-    return _LowRankLinear.apply(x, down, up, weight, bias, core, gate, base, seed, scale, dropout)[0]
+    return registration.apply_function(
+        _LowRankLinear, x, down, up, weight, bias, core, gate, base, seed, scale, dropout
+    )[0]
 
 
 def lowrank_linear(
@@ -219,7 +221,7 @@ class _LowRankProject(Function):
 
 
 def _apply_project(x, down, gate=None, seed=None, *, dropout=0.0):
-    return _LowRankProject.apply(x, down, gate, seed, dropout)
+    return registration.apply_function(_LowRankProject, x, down, gate, seed, dropout)
 
 
 def lowrank_project(
@@ -276,7 +278,7 @@ class _LowRankExpand(Function):
 
 
 def _apply_expand(s, up, base=None, bias=None, *, scale=1.0):
-    return _LowRankExpand.apply(s, up, base, bias, scale)
+    return registration.apply_function(_LowRankExpand, s, up, base, bias, scale)
 
 
 def lowrank_expand(
@@ -344,7 +346,7 @@ class _LowRankMerge(Function):
 
 
 def _apply_merge(weight, down, up, core=None, gate=None, *, scale=1.0):
-    return _LowRankMerge.apply(weight, down, up, core, gate, scale)
+    return registration.apply_function(_LowRankMerge, weight, down, up, core, gate, scale)
 
 
 def lowrank_merge(
