@@ -11,7 +11,7 @@ const LowRankBackend kBackend = {
     "cuda",
 #endif
     &lowrank::plan_project, &lowrank::plan_linear, &lowrank::plan_factor_grad,
-    &lowrank::run_project,  &lowrank::run_linear,  &lowrank::run_factor_grad,
+    &lowrank::run_project,  &lowrank::run_linear,  &lowrank::run_factor_grad, &lowrank::kernel_names,
 };
 
 }  // namespace
