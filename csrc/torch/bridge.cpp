@@ -3,7 +3,10 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cctype>
+#include <cstdio>
 #include <stdexcept>
+#include <utility>
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -50,8 +53,13 @@ std::string dtype_string(ScalarType dtype) {
     case ScalarType::Bool: return "torch.bool";
     case ScalarType::ComplexFloat: return "torch.complex64";
     case ScalarType::ComplexDouble: return "torch.complex128";
-    default: return "dtype number " + std::to_string(int(dtype));
+    case ScalarType::ComplexHalf: return "torch.complex32";
+    default: break;
   }
+  // float8, quantised and unsigned kinds: torch's two names for these differ in capitals alone.
+  std::string name = std::string("torch.") + torch::headeronly::toString(dtype);
+  for (char& letter : name) letter = char(std::tolower(static_cast<unsigned char>(letter)));
+  return name;
 }
 
 bool is_kernel_dtype(ScalarType dtype) {
@@ -131,6 +139,23 @@ MutableMatrixView mutable_view(const Tensor& tensor) {
 
 namespace {
 
+/// The op whose outputs and work memory this thread allocates, for the message when it cannot.
+thread_local const char* running_op = "lrkernels";
+
+extern "C" {
+// torch 2.13 and later: why the last call failed. Older libraries lack it.
+__attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+}
+
+/// What torch said, as ": <its first line>".
+std::string torchs_reason(const char* otherwise) {
+  if (&torch_exception_get_what_without_backtrace == nullptr) return otherwise;
+  const std::string what = torch_exception_get_what_without_backtrace();
+  return ": " + what.substr(0, what.find('\n'));
+}
+
+size_t size_of_element(ScalarType dtype) { return dtype == ScalarType::Byte ? 1 : size_of(kernel_dtype(dtype)); }
+
 int32_t shim_dtype(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double: return aoti_torch_dtype_float64();
@@ -152,7 +177,12 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
   if (aoti_torch_get_device_type(like.get(), &device_type) != AOTI_TORCH_SUCCESS ||
       aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), shim_dtype(dtype), device_type,
                                like.get_device_index(), &handle) != AOTI_TORCH_SUCCESS) {
-    fail("lrkernels", "torch could not allocate an output or work memory");
+    double bytes = double(size_of_element(dtype));
+    for (const int64_t size : sizes) bytes *= double(size);
+    char text[32];
+    std::snprintf(text, sizeof text, "%.0f", bytes);
+    fail(running_op, std::string("torch could not allocate ") + text + " bytes on " + device_string(like) +
+                         torchs_reason(": out of memory"));
   }
   return Tensor(handle);
 }
@@ -181,7 +211,7 @@ constexpr size_t kWorkspaceAlignment = 256;
 
 }  // namespace
 
-Execution::Execution(const Tensor& on) {
+Execution::Execution(const char* op, const Tensor& on) : outer_op_(std::exchange(running_op, op)) {
   context_.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
     stable::parallel_for(0, tasks, 1, body);
   };
@@ -202,12 +232,15 @@ Execution::Execution(const Tensor& on) {
   }
 }
 
+Execution::~Execution() { running_op = outer_op_; }
+
 namespace {
 
 template <size_t count>
 Tensor call(const char* name, const char* overload, std::array<StableIValue, count> stack) {
   if (torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS) {
-    fail("lrkernels", std::string(name) + " failed inside an op (out of memory, or a bug of ours: the arguments were checked)");
+    fail(running_op, std::string(name) + " failed" +
+                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
   }
   return torch::stable::detail::to<Tensor>(stack[0]);
 }

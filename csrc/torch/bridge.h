@@ -55,11 +55,13 @@ std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 /// the tensor's device current and enqueues on its current stream.
 class Execution {
  public:
-  explicit Execution(const Tensor& on);
+  Execution(const char* op, const Tensor& on);
   Execution(const Execution&) = delete;
+  ~Execution();
   const Context& context() const { return context_; }
 
  private:
+  const char* outer_op_;  // an op may run inside another
   std::vector<Tensor> workspace_;
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
   Context context_;

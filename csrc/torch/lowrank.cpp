@@ -4,6 +4,7 @@
 
 #include <tuple>
 
+#include "torch/inspection.h"
 #include "torch/lowrank_checks.h"
 #include "torch/plain.h"
 
@@ -265,9 +266,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
       "float scale=1.0) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) { lrk::binding::register_kernels(m); }
+// Where nothing is registered, the plain torch expression serves (ops/_registration.py).
+STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
-  // Without CUDA kernels the key stays free, and the plain torch expression serves it (ops/_registration.py).
-  if (lrk::lowrank_cuda() != nullptr) lrk::binding::register_kernels(m);
+  if (!lrk::binding::reference_only() && lrk::lowrank_cuda() != nullptr) lrk::binding::register_kernels(m);
 }

@@ -25,7 +25,7 @@ LowRankRunner::LowRankRunner(const char* op, const Tensor& on, const Tensor& fac
       any_layout_(&backend_ == &lowrank_cpu()),
       branch_dtype_(any_layout_ ? wider(wider(on.scalar_type(), factor.scalar_type()), ScalarType::Float)
                                 : wider(on.scalar_type(), factor.scalar_type())),
-      execution_(on) {}
+      execution_(op, on) {}
 
 Tensor LowRankRunner::row_operand(const Tensor& tensor) const {
   const Tensor flat = collapsible(tensor);

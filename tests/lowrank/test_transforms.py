@@ -130,5 +130,32 @@ def test_forward_mode_raises():
         ):  # fmt: skip
             with pytest.raises(RuntimeError, match="forward-mode"):
                 call()
-    with pytest.raises((RuntimeError, NotImplementedError), match="forward mode|forward-mode"):
-        torch.func.jvp(lambda x: lrkernels.lowrank_linear(x, case.down, case.up), (case.x,), (case.x,))
+
+
+def by_jvp(f, x):
+    return torch.func.jvp(f, (x,), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    (
+        by_jvp,
+        lambda f, x: torch.func.jacfwd(f)(x),
+        lambda f, x: torch.func.hessian(lambda x: f(x).sum())(x),
+        lambda f, x: torch.vmap(lambda x: by_jvp(f, x))(x[None]),
+        lambda f, x: torch.func.grad(lambda x: by_jvp(f, x)[1].sum())(x),
+        lambda f, x: torch.func.linearize(f, x),
+    ),
+    ids=("jvp", "jacfwd", "hessian", "vmap of jvp", "grad of jvp", "linearize"),
+)
+@pytest.mark.parametrize("op", ("linear", "project", "expand", "merge"))
+def test_forward_mode_through_the_twins_raises(op, transform):
+    case = doubles()
+    function, value = {
+        "linear": (lambda x: lrkernels.lowrank_linear(x, case.down, case.up), case.x),
+        "project": (lambda x: lrkernels.lowrank_project(x, case.down), case.x),
+        "expand": (lambda s: lrkernels.lowrank_expand(s, case.up), torch.randn(3, 2, dtype=torch.float64)),
+        "merge": (lambda w: lrkernels.lowrank_merge(w, case.down, case.up), case.weight),
+    }[op]
+    with pytest.raises(RuntimeError, match=f"^lowrank_{op}: forward-mode automatic differentiation .* not supported"):
+        transform(function, value)

@@ -11,6 +11,13 @@ namespace {
 
 using cpu::LinearPath;
 
+// tests/cpp/test_cpu_lowrank.cpp runs every instruction set that its machine has; so far that was always x86-64.
+#if defined(__x86_64__)
+constexpr bool kTestedOnHardware = true;
+#else
+constexpr bool kTestedOnHardware = false;
+#endif
+
 bool sums_in_double(DType dtype) { return dtype == DType::kFloat64; }
 
 Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace) {
@@ -18,7 +25,7 @@ Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace
   plan.kernel = std::move(kernel);
   plan.reason = std::move(reason);
   plan.workspace_bytes = workspace;
-  plan.hardware_verified = true;
+  plan.hardware_verified = kTestedOnHardware;
   return plan;
 }
 
@@ -123,16 +130,17 @@ Plan plan_linear(const LinearArgs& args, const Context&) {
                        linear_workspace(args, LinearPath::kPacked));
   const cpu::LinearTraits traits = traits_of(args);
   const std::string forced = forced_kernel();
-  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), selected_cpu_isa());
+  const CpuIsa isa = selected_cpu_isa();
+  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), isa);
   const LinearPath chosen = choose_path(traits, preferred, true, forced);
   Plan plan = single_kernel_plan(
       cpu::linear_name(chosen, traits.dtype),
-      chosen == preferred ? cpu::reason_for(chosen, preferred, traits) : "force(\"" + forced + "\")", 0);
+      chosen == preferred ? cpu::reason_for(chosen, preferred, traits, isa) : "force(\"" + forced + "\")", 0);
   for (LinearPath path : cpu::kLinearPaths) {
     if (path == chosen) continue;
     plan.rejected.push_back({cpu::linear_name(path, traits.dtype),
                              path == preferred ? "force(\"" + forced + "\") names another"
-                                               : cpu::reason_for(path, preferred, traits)});
+                                               : cpu::reason_for(path, preferred, traits, isa)});
   }
   plan.library_gemm = chosen == LinearPath::kLibrary;
   LinearArgs run = args;
@@ -190,7 +198,7 @@ Status factor_grad(const FactorGradArgs& args, const Context& context) {
 const LowRankBackend& lowrank_cpu() {
   static constexpr LowRankBackend backend{"cpu",           plan_project,   plan_linear, plan_factor_grad,
                                           project,         linear,         factor_grad,
-                                          library_project, library_linear, library_factor_grad};
+                                          library_project, library_linear, library_factor_grad, cpu::kernel_names};
   return backend;
 }
 

@@ -104,7 +104,8 @@ LinearPath preferred_path(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa
   return !has_few_rows(traits) && library_is_faster(traits, cpu, isa) ? LinearPath::kLibrary : preferred_kernel(traits);
 }
 
-std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits) {
+std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits, CpuIsa isa) {
+  const bool measured = isa != CpuIsa::kPortable;
   const std::string rows = std::to_string(traits.rows) + (traits.rows == 1 ? " row" : " rows");
   switch (path) {
     case LinearPath::kFewRows:
@@ -112,12 +113,16 @@ std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits
       return path == preferred ? rows + ": the weight is read once, in place" : rows + " are worth packing the weight";
     case LinearPath::kPacked:
       if (path == preferred) return "the low-rank term is part of the depth loop and y is written once";
-      return preferred == LinearPath::kFewRows ? rows + " are not worth packing the weight"
-                                               : "torch's GEMM gains more here than fusing does";
+      return preferred == LinearPath::kFewRows   ? rows + " are not worth packing the weight"
+             : measured                          ? "torch's GEMM gains more here than fusing does"
+                                                 : "nothing here is tuned for this CPU";
     case LinearPath::kLibrary:
-      return path == preferred
-                 ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest is fused"
-                 : rows + " in " + name_of(traits.dtype) + ": fused was measured faster on CPUs like this";
+      if (path != preferred) {
+        return measured ? rows + " in " + name_of(traits.dtype) + ": fused was measured faster on CPUs like this"
+                        : rows + ": it would write y twice";
+      }
+      return measured ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest is fused"
+                      : "the portable kernels are tuned for no CPU, torch's GEMM may be for this one; the rest is fused";
   }
   return "";
 }
@@ -131,5 +136,14 @@ const std::string& project_name(DType dtype, bool packed) {
   return packed ? names(dtype).project_packed : names(dtype).project;
 }
 const std::string& factor_grad_name(DType dtype) { return names(dtype).factor_grad; }
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> all;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Names& of = names(dtype);
+    all.insert(all.end(), {of.few_rows, of.packed, of.library, of.expand, of.project, of.project_packed, of.factor_grad});
+  }
+  return all;
+}
 
 }  // namespace lrk::cpu

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "lrk/types.h"
 #include "runtime/cpu_features.h"
@@ -39,12 +40,13 @@ LinearPath preferred_path(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa
 LinearPath preferred_kernel(const LinearTraits& traits);
 
 /// Why `path` is the preferred one, or is not.
-std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits);
+std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits, CpuIsa isa);
 
 /// Names for the current instruction set, made once: family, direction, instruction set and tile.
 const std::string& linear_name(LinearPath path, DType dtype);
 const std::string& expand_name(DType dtype);
 const std::string& project_name(DType dtype, bool packed);
 const std::string& factor_grad_name(DType dtype);
+std::vector<std::string> kernel_names();
 
 }  // namespace lrk::cpu

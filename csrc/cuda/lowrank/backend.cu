@@ -16,6 +16,7 @@ const LowRankBackend kBackend = {
     [](const ProjectArgs&, const Context&) { return false; },
     &lowrank::library_linear,
     [](const FactorGradArgs&, const Context&) { return false; },
+    &lowrank::kernel_names,
 };
 
 }  // namespace

@@ -73,6 +73,9 @@ bool prefers_library(const LinearProblem& problem, const std::string& forced);
 Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string& forced);
 Choice<SplitTile> choose_split(const SplitProblem& problem, const std::string& forced);
 
+/// Every name a choice may have.
+std::vector<std::string> kernel_names();
+
 }  // namespace lowrank
 }  // namespace LRK_TARGET
 }  // namespace lrk
