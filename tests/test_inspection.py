@@ -86,7 +86,8 @@ def test_force(device):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("rows", (1, 40, 200))
 def test_every_kernel_that_runs_can_be_forced(device, dtype, rows):
-    device.skip_unless(dtype)
+    if dtype is torch.float64 and device.backend != "cpu":
+        pytest.skip("CUDA has no float64 kernels: the plain torch expression runs")
     tensors = (torch.randn(rows, 64), down, up, weight, torch.randn(48))
     leaves = [t.to(device.device, dtype, copy=True).requires_grad_() for t in tensors]
     known = torch.ops.lrk._kernel_names()
@@ -103,7 +104,7 @@ def test_every_kernel_that_runs_can_be_forced(device, dtype, rows):
     [
         ("lowrank_lineer", "close: lowrank_linear"),
         ("libary_gemm", "close: library_gemm"),
-        ("zzz", "the kernels here:\n  lowrank_"),
+        ("zzz", "the kernels here:\n  library_gemm"),
     ],
 )
 def test_forcing_a_kernel_that_does_not_exist_raises(name, hint):

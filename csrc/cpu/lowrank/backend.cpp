@@ -58,15 +58,13 @@ Plan factor_plan(const cpu::FactorTraits& traits, const std::string& name, std::
   const bool preferred = cpu::prefers_library(traits, cpu_info(), selected_cpu_isa());
   const bool library = cpu::uses_library(traits, name, forced);
   const std::string named = "force(\"" + forced + "\")";
-  const char* library_wins = "a plain product of this size: torch's GEMM was measured faster on CPUs like this";
-  const char* ours_wins = !traits.plain ? "dropout, a gate, several dtypes or a half type: more than a GEMM"
-                                        : "the kernel was measured faster, or the call itself weighs more";
+  const char* why = cpu::library_reason(traits, selected_cpu_isa());
   Plan plan = single_kernel_plan(library ? cpu::kLibraryGemm : name,
-                                 library != preferred ? named : library ? library_wins : reason,
+                                 library != preferred ? named : library ? why : std::move(reason),
                                  library ? 0 : workspace);
   plan.library_gemm = library;
   plan.rejected.push_back({library ? name : cpu::kLibraryGemm,
-                           library != preferred ? named + " names another" : library ? library_wins : ours_wins});
+                           library != preferred ? named + " names another" : std::string(why)});
   return plan;
 }
 

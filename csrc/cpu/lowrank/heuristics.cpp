@@ -78,10 +78,20 @@ const Names& names(DType dtype) {
 
 const std::string kLibraryGemm = "library_gemm";
 
+bool is_small(const FactorTraits& traits) {
+  return traits.rows <= kFewRows || traits.multiply_adds < kLibraryMultiplyAdds;
+}
+
 bool prefers_library(const FactorTraits& traits, const CpuInfo& cpu, CpuIsa isa) {
-  if (!traits.plain) return false;
-  const bool tuned = isa != CpuIsa::kPortable && !cpu.intel;
-  return !tuned && traits.rows > kFewRows && traits.multiply_adds >= kLibraryMultiplyAdds;
+  return traits.plain && !is_small(traits) && (cpu.intel || isa == CpuIsa::kPortable);
+}
+
+const char* library_reason(const FactorTraits& traits, CpuIsa isa) {
+  if (!traits.plain) return "dropout, a gate, a half type or several dtypes: more than a GEMM computes";
+  if (is_small(traits)) return "little work: the library's call would weigh more";
+  if (isa == CpuIsa::kPortable) return "the portable kernels are tuned for no CPU, torch's GEMM may be for this one";
+  return cpu_info().intel ? "a plain product of this size: MKL was measured faster on Intel"
+                          : "torch's GEMM was not measured faster on CPUs like this";
 }
 
 bool uses_library(const FactorTraits& traits, const std::string& name, const std::string& forced) {
@@ -138,7 +148,7 @@ const std::string& project_name(DType dtype, bool packed) {
 const std::string& factor_grad_name(DType dtype) { return names(dtype).factor_grad; }
 
 std::vector<std::string> kernel_names() {
-  std::vector<std::string> all;
+  std::vector<std::string> all{kLibraryGemm};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
     const Names& of = names(dtype);
     all.insert(all.end(), {of.few_rows, of.packed, of.library, of.expand, of.project, of.project_packed, of.factor_grad});

@@ -30,6 +30,8 @@ struct FactorTraits {
 
 /// Whether the caller's library GEMM computes a factor product.
 bool prefers_library(const FactorTraits& traits, const CpuInfo& cpu, CpuIsa isa);
+/// Why prefers_library answers so.
+const char* library_reason(const FactorTraits& traits, CpuIsa isa);
 /// The same, unless `forced` names another way: the library, or the kernel called `name`.
 bool uses_library(const FactorTraits& traits, const std::string& name, const std::string& forced);
 extern const std::string kLibraryGemm;
