@@ -137,22 +137,21 @@ MutableMatrixView mutable_view(const Tensor& tensor) {
   return {tensor.mutable_data_ptr(), view.dtype, view.rows, view.cols, view.row_stride, view.col_stride};
 }
 
-namespace {
-
-/// The op whose outputs and work memory this thread allocates, for the message when it cannot.
-thread_local const char* running_op = "lrkernels";
-
 extern "C" {
 // torch 2.13 and later: why the last call failed. Older libraries lack it.
 __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 }
 
-/// What torch said, as ": <its first line>".
 std::string torchs_reason(const char* otherwise) {
   if (&torch_exception_get_what_without_backtrace == nullptr) return otherwise;
   const std::string what = torch_exception_get_what_without_backtrace();
   return ": " + what.substr(0, what.find('\n'));
 }
+
+namespace {
+
+/// The op whose outputs and work memory this thread allocates, for the message when it cannot.
+thread_local const char* running_op = "lrkernels";
 
 size_t size_of_element(ScalarType dtype) { return dtype == ScalarType::Byte ? 1 : size_of(kernel_dtype(dtype)); }
 
@@ -257,7 +256,8 @@ void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor
   const Tensor& first = added ? *added : out;  // not read when beta is 0
   if (aoti_torch_cpu_addmm_out(out.get(), first.get(), a.get(), b.get(), added ? 1.0 : 0.0, alpha) !=
       AOTI_TORCH_SUCCESS) {
-    fail("lrkernels", "torch's addmm failed inside an op (out of memory, or a bug of ours: the arguments were checked)");
+    fail(running_op, "torch's addmm failed" +
+                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
   }
 }
 

@@ -21,6 +21,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 /// Throws std::runtime_error("<op>: <message>"), which torch shows as a RuntimeError.
 [[noreturn]] void fail(const char* op, const std::string& message);
+/// Why torch's last call failed, as ": <the first line of what it said>"; `otherwise` where torch cannot tell.
+std::string torchs_reason(const char* otherwise);
 /// Turns a kernel's Status into an exception.
 void require(const Status& status, const char* op);
 

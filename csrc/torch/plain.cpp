@@ -27,7 +27,8 @@ void call_plain(const char* op, StableIValue* stack) {
   }
   const std::string plain = "lrk::_plain_" + std::string(op);
   if (torch_call_dispatcher(plain.c_str(), "", stack, TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
-    fail(op, "the plain torch expression, which serves torch.float64 on CUDA, failed (its error is printed above)");
+    fail(op, "the plain torch expression, which serves torch.float64 on CUDA, failed" +
+                 torchs_reason(" (its error is printed above)"));
 }
 
 }  // namespace lrk::binding

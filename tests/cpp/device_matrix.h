@@ -130,7 +130,7 @@ class Buffer {
   size_t bytes() const { return bytes_; }
 
  private:
-  bool gpu_;
+  [[maybe_unused]] bool gpu_;
   size_t bytes_, mapped_ = 0;
   char *map_ = nullptr, *host_ = nullptr;
   void* device_ = nullptr;

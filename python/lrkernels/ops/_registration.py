@@ -166,8 +166,12 @@ def register_second_derivative(name: str, reference: Callable) -> Callable:
             return apply(*tensors, **scalars)
         if torch.is_grad_enabled():
             return op(*tensors, **scalars)
-        with torch._C._AutoDispatchBelowAutograd():  # spares the way through Python that register_autograd's kernel is
-            return op(*tensors, **scalars)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():  # spares the way through register_autograd's kernel
+                return op(*tensors, **scalars)
+        except RuntimeError as error:
+            raise_out_of_memory(error)
+            raise
 
     register_autograd(name, apply)
     return call
