@@ -120,6 +120,8 @@ class Buffer {
   void upload() {
 #if defined(LRK_TEST_HAS_CUDA_RUNTIME)
     if (gpu_ && cudaMemcpy(device_, host_, bytes_, cudaMemcpyHostToDevice) != cudaSuccess) std::abort();
+#else
+    (void)gpu_;
 #endif
   }
   void download() {
@@ -130,7 +132,7 @@ class Buffer {
   size_t bytes() const { return bytes_; }
 
  private:
-  [[maybe_unused]] bool gpu_;
+  bool gpu_;
   size_t bytes_, mapped_ = 0;
   char *map_ = nullptr, *host_ = nullptr;
   void* device_ = nullptr;
