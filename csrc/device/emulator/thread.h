@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 namespace lrk::emulator {
 
@@ -19,8 +18,9 @@ struct Dim3 {
 constexpr int kWarpSize = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-/// Ends the launch: the kernel did what a GPU would not survive or not define. Names kernel, block, thread and line.
-[[noreturn]] void fault(std::string message);
+/// Ends the launch: the kernel did in `operation` what a GPU would not survive or not define. The report names kernel,
+/// block, thread and line. (Wrappers build no strings: their code is instrumented as the kernel's is.)
+[[noreturn]] void fault(const char* operation, const char* problem);
 
 // --- Who runs.
 
