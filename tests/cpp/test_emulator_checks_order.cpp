@@ -49,6 +49,17 @@ void parts_a_warp(int* out) {
     out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 2);
 }
 
+/// Both halves vote with their own mask before all lanes meet; with the bug one half asks for all.
+template <bool kBug>
+void votes_by_halves(int* out) {
+  const bool upper = threadIdx.x >= 16;
+  if (upper)
+    out[threadIdx.x] = __any_sync(kBug ? 0xffffffffu : 0xffff0000u, 1);  // [upper half]
+  else
+    out[threadIdx.x] = __all_sync(0x0000ffffu, 1);
+  __syncwarp();
+}
+
 template <bool kBug>
 void shuffles_from_outside(int* out) {
   const unsigned mask = kBug ? 0x0000ffffu : 0xffffffffu;
@@ -109,6 +120,9 @@ void test_warps() {
   expect_report(__FILE__, start(parts_a_warp<true>, dim3(1), dim3(32), 0, out),
                 {"parts_a_warp<true>", 0, 1, "different operations: __syncwarp and __shfl_xor_sync", "odd lanes"});
   expect_silence(start(parts_a_warp<false>, dim3(1), dim3(32), 0, out), "parts_a_warp");
+  expect_report(__FILE__, start(votes_by_halves<true>, dim3(1), dim3(32), 0, out),
+                {"votes_by_halves<true>", 0, 16, "different operations: __any_sync and __syncwarp", "upper half"});
+  expect_silence(start(votes_by_halves<false>, dim3(1), dim3(32), 0, out), "votes_by_halves");
   expect_report(__FILE__, start(shuffles_from_outside<true>, dim3(1), dim3(32), 0, out),
                 {"shuffles_from_outside<true>", 0, 15, "the source lane is not in the mask", "shuffle"});
   expect_silence(start(shuffles_from_outside<false>, dim3(1), dim3(32), 0, out), "shuffles_from_outside");

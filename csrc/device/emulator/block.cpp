@@ -16,7 +16,8 @@ std::string number(size_t value) { return std::to_string(value); }
 
 Block::Block(const Launch& launch, GridChecker* grid_checker, std::atomic<uint64_t>& changes)
     : launch_(launch), changes_(changes), shared_(launch.shared_bytes), stacks_(launch.block.count(), kStackBytes),
-      threads_(launch.block.count()), warps_(launch.block.count() / kWarpSize) {
+      threads_(launch.block.count()), warps_(launch.block.count() / kWarpSize),
+      lanes_waiting_(warps_.size()) {
   const Dim3& dim = launch.block;
   for (size_t i = 0; i < threads_.size(); ++i) {
     threads_[i].index = Dim3(unsigned(i % dim.x), unsigned(i / dim.x % dim.y), unsigned(i / dim.x / dim.y));
@@ -44,6 +45,7 @@ void Block::begin(Dim3 index) {
     thread.fiber.set_origin(&scheduler_);
   }
   for (Warp& warp : warps_) warp = Warp{};
+  for (uint32_t& lanes : lanes_waiting_) lanes = 0;
   for (Barrier& barrier : barriers_) barrier = Barrier{0, 0, std::vector<bool>(threads_.size())};
   if (checker_) {
     const size_t linear = (size_t(index.z) * launch_.grid.y + index.y) * launch_.grid.x + index.x;
@@ -150,19 +152,29 @@ void Block::barrier(unsigned id, size_t count, bool wait_too, const char* operat
 
 void Block::warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
                             void (*work)(Warp&, const void*), const void* closure, const void* pc) {
-  Warp& warp = warps_[running_ / kWarpSize];
+  const size_t index = running_ / kWarpSize, first = index * kWarpSize;
+  Warp& warp = warps_[index];
+  uint32_t& waiting = lanes_waiting_[index];
   const int self = lane();
   if ((mask >> self & 1) == 0) fault(std::string(operation) + ": the calling lane is not in its own mask");
-  warp.lane[self] = {input, output, operation, mask, true};
-  for (int i = 0; i < kWarpSize; ++i) {
-    if ((mask >> i & 1) == 0) continue;
-    const LaneSlot& slot = warp.lane[i];
-    if (!slot.waiting) return wait(State::kWaiting, operation, pc);
-    if (std::string_view(slot.operation) != operation || slot.mask != mask)
-      fault(std::string("lanes of one warp met in different operations: ") + operation + " and " + slot.operation);
+  const auto same = [&](const LaneSlot& slot) {
+    return slot.mask == mask && (slot.operation == operation || std::string_view(slot.operation) == operation);
+  };
+  // Lanes that wait with masks of their own may yet come here; one that waits for this lane elsewhere never will.
+  for (uint32_t met = waiting & mask; met != 0; met &= met - 1) {
+    const LaneSlot& slot = warp.lane[__builtin_ctz(met)];
+    if (same(slot)) break;
+    if ((slot.mask >> self & 1) != 0)
+      fault(std::string("lanes of one warp met in different operations: ") + operation + " and " + slot.operation +
+            (slot.mask != mask ? ", with different masks" : ""));
   }
+  warp.lane[self] = {input, output, operation, mask};
+  waiting |= 1u << self;
+  bool complete = (waiting & mask) == mask;
+  for (uint32_t left = mask; complete && left != 0; left &= left - 1) complete = same(warp.lane[__builtin_ctz(left)]);
+  if (!complete) return wait(State::kWaiting, operation, pc);
   work(warp, closure);
-  const size_t first = running_ / kWarpSize * kWarpSize;
+  waiting &= ~mask;
   for (int i = 0; i < kWarpSize; ++i) {
     if ((mask >> i & 1) == 0) continue;
     warp.lane[i] = LaneSlot{};
@@ -183,10 +195,13 @@ size_t Block::find_missing(size_t waiting) const {
       if (!barriers_[size_t(thread.barrier)].came[i]) return i;
     return waiting;
   }
-  const Warp& warp = warps_[waiting / kWarpSize];
-  const uint32_t mask = warp.lane[waiting % kWarpSize].mask;
-  for (size_t i = 0; i < kWarpSize; ++i)
-    if ((mask >> i & 1) != 0 && !warp.lane[i].waiting) return waiting / kWarpSize * kWarpSize + i;
+  const size_t warp = waiting / kWarpSize;
+  const LaneSlot& slot = warps_[warp].lane[waiting % kWarpSize];
+  for (uint32_t left = slot.mask; left != 0; left &= left - 1) {
+    const LaneSlot& other = warps_[warp].lane[__builtin_ctz(left)];
+    if (other.mask != slot.mask || other.operation != slot.operation)  // not here, or somewhere else
+      return warp * kWarpSize + size_t(__builtin_ctz(left));
+  }
   return waiting;
 }
 

@@ -97,6 +97,7 @@ class Block {
   GuardedPages stacks_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
+  std::vector<uint32_t> lanes_waiting_;  // of each warp, in a warp-wide operation
   std::array<Barrier, 16> barriers_;
   Fiber scheduler_;
   size_t running_ = 0, finished_ = 0;

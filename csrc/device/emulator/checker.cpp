@@ -126,9 +126,8 @@ bool Checker::in_program_constants(const char* address) const {
 
 // --- Order.
 
-bool Checker::ordered(uint32_t block, size_t thread, uint32_t tick, size_t warp, uint32_t lanes) const {
-  const bool own = block == kOwnBlock || block == clocks_.block();
-  if (own && tick <= clocks_.settled()) return true;
+bool Checker::ordered_since_barrier(bool own, uint32_t block, size_t thread, uint32_t tick, size_t warp,
+                                    uint32_t lanes) const {
   for (uint32_t left = lanes; left != 0; left &= left - 1) {
     const size_t self = warp * kWarpSize + size_t(__builtin_ctz(left));
     if (own ? self != thread && clocks_.known(self, thread) < tick

@@ -133,7 +133,12 @@ class Checker {
   void global_access(const char* address, size_t bytes, const Access& access);
   bool in_program_constants(const char* address) const;
 
-  bool ordered(uint32_t block, size_t thread, uint32_t tick, size_t warp, uint32_t lanes) const;
+  /// Whether what `thread` of `block` did at `tick` comes before what `lanes` of `warp` do now.
+  bool ordered(uint32_t block, size_t thread, uint32_t tick, size_t warp, uint32_t lanes) const {
+    const bool own = block == kOwnBlock || block == clocks_.block();
+    return (own && tick <= clocks_.settled()) || ordered_since_barrier(own, block, thread, tick, warp, lanes);
+  }
+  bool ordered_since_barrier(bool own, uint32_t block, size_t thread, uint32_t tick, size_t warp, uint32_t lanes) const;
   bool read_cell(Cell& cell, const Access& access, Conflict& conflict);
   bool write_cell(Cell& cell, size_t reads, const Access& access, Conflict& conflict);
   void remember_read(Cell& cell, const Access& access);

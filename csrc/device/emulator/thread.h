@@ -50,7 +50,6 @@ struct LaneSlot {
   void* output = nullptr;
   const char* operation = nullptr;
   uint32_t mask = 0;
-  bool waiting = false;
 };
 
 struct Warp {
