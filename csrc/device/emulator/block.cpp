@@ -257,7 +257,7 @@ const void* Block::global_access(const void* address, size_t bytes, size_t align
 void Block::async_copy(uint32_t destination, const void* source, int bytes, int source_bytes, const void* pc) {
   char* target = shared_access(destination, size_t(bytes), size_t(bytes), true, "cp.async", kCallingLane, pc);
   if (source_bytes < 0 || source_bytes > bytes) fault("cp.async: src-size is out of range");
-  if (source_bytes > 0) global_access(source, size_t(source_bytes), size_t(bytes), false, "cp.async", kCallingLane, pc);
+  global_access(source, size_t(source_bytes), size_t(bytes), false, "cp.async", kCallingLane, pc);
   if (checker_) {
     if (source_bytes > 0) checker_->access(source, size_t(source_bytes), false, pc);
     checker_->begin_copy(target, size_t(bytes), pc);
