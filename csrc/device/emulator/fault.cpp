@@ -6,6 +6,8 @@
 #include <unwind.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <map>
 #include <sstream>
 
 namespace lrk::emulator {
@@ -31,30 +33,45 @@ Module module_of(const void* address) {
   return {named ? map->l_name : "/proc/" + std::to_string(getpid()) + "/exe", uintptr_t(map->l_addr)};
 }
 
-/// The frames at a code address, inlined ones first, as addr2line prints them: a function and a file:line for each.
-std::vector<Frame> frames_at(const void* address) {
-  std::vector<Frame> frames;
-  const Module module = module_of(address);
-  if (module.path.empty()) return frames;
-  std::ostringstream command;
-  command << "addr2line -C -f -i -e '" << module.path << "' 0x" << std::hex
-          << reinterpret_cast<uintptr_t>(address) - module.base << " 2>/dev/null";
-  FILE* pipe = popen(command.str().c_str(), "r");
-  if (pipe == nullptr) return frames;
-  std::string text;
-  char buffer[4096];
-  for (size_t got; (got = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) text.append(buffer, got);
-  pclose(pipe);
-  std::istringstream lines(text);
-  for (std::string function, place; std::getline(lines, function) && std::getline(lines, place);) {
-    const size_t colon = place.rfind(':');
-    Frame frame;
-    frame.function = function;
-    if (colon != std::string::npos && place[0] != '?') {
-      frame.file = place.substr(0, colon);
-      frame.line = atoi(place.c_str() + colon + 1);
+/// For each code address the frames there, inlined ones first, as addr2line prints them: a function and a file:line
+/// each. One call a module, since reading its lines takes the time.
+std::vector<std::vector<Frame>> frames_at(const std::vector<const void*>& addresses) {
+  std::vector<std::vector<Frame>> frames(addresses.size());
+  std::map<std::string, std::vector<size_t>> of_module;
+  std::vector<uintptr_t> offsets;
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const Module module = module_of(addresses[i]);
+    offsets.push_back(reinterpret_cast<uintptr_t>(addresses[i]) - module.base);
+    if (!module.path.empty()) of_module[module.path].push_back(i);
+  }
+  for (const auto& [path, indices] : of_module) {
+    std::ostringstream command;
+    command << "addr2line -a -C -f -i -e '" << path << "'" << std::hex;
+    for (const size_t i : indices) command << " 0x" << offsets[i];
+    command << " 2>/dev/null";
+    FILE* pipe = popen(command.str().c_str(), "r");
+    if (pipe == nullptr) continue;
+    std::string text;
+    char buffer[4096];
+    for (size_t got; (got = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) text.append(buffer, got);
+    pclose(pipe);
+    std::istringstream lines(text);
+    size_t next = 0;  // one past the address whose frames follow
+    for (std::string function, place; std::getline(lines, function);) {
+      if (function.compare(0, 2, "0x") == 0) {
+        ++next;
+        continue;
+      }
+      if (!std::getline(lines, place) || next == 0 || next > indices.size()) break;
+      Frame frame;
+      frame.function = function;
+      const size_t colon = place.rfind(':');
+      if (colon != std::string::npos && place[0] != '?') {
+        frame.file = place.substr(0, colon);
+        frame.line = atoi(place.c_str() + colon + 1);
+      }
+      frames[indices[next - 1]].push_back(frame);
     }
-    frames.push_back(frame);
   }
   return frames;
 }
@@ -77,10 +94,11 @@ std::string short_path(const std::string& path) {
 
 /// "FILE:LINE < FILE:LINE", innermost first; empty when nothing is known.
 std::string places(const std::vector<const void*>& stack) {
+  std::vector<const void*> calls;  // a return address may belong to the line after the call
+  for (const void* address : stack) calls.push_back(static_cast<const char*>(address) - 1);
   std::string text, before;
-  for (const void* address : stack) {
-    // A return address belongs to the line after the call.
-    for (const Frame& frame : frames_at(static_cast<const char*>(address) - 1)) {
+  for (const std::vector<Frame>& frames : frames_at(calls))
+    for (const Frame& frame : frames) {
       if (has(frame.file, "/device/launch.cuh")) return text;
       if (is_machinery(frame)) continue;
       const std::string place = short_path(frame.file) + ":" + std::to_string(frame.line);
@@ -88,7 +106,6 @@ std::string places(const std::vector<const void*>& stack) {
       text += (text.empty() ? "" : " < ") + place;
       before = place;
     }
-  }
   return text;
 }
 
@@ -116,7 +133,7 @@ std::vector<const void*> call_stack() {
 }
 
 std::string function_name(const void* address) {
-  const std::vector<Frame> frames = frames_at(address);
+  const std::vector<Frame> frames = frames_at({address}).front();
   if (frames.empty() || frames.back().function.empty() || frames.back().function[0] == '?') {
     char text[32];
     snprintf(text, sizeof(text), "%p", address);

@@ -2,6 +2,7 @@
 // cooperative launch alive at once and taking turns on one.
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -50,6 +51,12 @@ Dim3 index_of(const Launch& launch, size_t block) {
   return Dim3(unsigned(block % grid.x), unsigned(block / grid.x % grid.y), unsigned(block / grid.x / grid.y));
 }
 
+/// LRK_EMULATOR_THREADS=1 makes the order of blocks repeatable and a debugger's life simple.
+size_t available_workers() {
+  if (const char* wanted = std::getenv("LRK_EMULATOR_THREADS")) return size_t(std::max(1, atoi(wanted)));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
 /// Operating-system threads that run blocks one after another. A block may wait for another, and then its worker waits
 /// as long as some worker can still move.
 class Workers {
@@ -58,7 +65,7 @@ class Workers {
 
   /// Returns an empty string, or the first fault.
   std::string run() {
-    running_ = std::min<size_t>(launch_.grid.count(), std::max(1u, std::thread::hardware_concurrency()));
+    running_ = std::min(launch_.grid.count(), available_workers());
     std::vector<std::thread> helpers;
     for (size_t i = 1, count = running_; i < count; ++i) helpers.emplace_back([this] { work(); });
     work();

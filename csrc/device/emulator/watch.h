@@ -6,9 +6,8 @@ namespace lrk::emulator {
 
 class Checker;
 
-/// nullptr: nobody looks. Initial-exec, because the instrumentation hooks read it at every access; a shared library may
-/// use a few such bytes.
-extern constinit thread_local Checker* watching __attribute__((tls_model("initial-exec")));
+/// nullptr: nobody looks.
+extern constinit thread_local Checker* watching;
 
 /// Sets who looks while it lives. Fibers switch inside such scopes only, so each gets its own back.
 class Watch {
