@@ -23,6 +23,8 @@ class CMakeThenExtensions(BuildExtension):
         configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DCMAKE_BUILD_TYPE=Release"]
         nvcc = self.cuda_compiler()
         configure += [f"-DLRK_CUDA={'ON' if nvcc else 'OFF'}", f"-DLRK_EMULATOR={EMULATOR}"]
+        missing = "no nvcc was found when the package was built" if CUDA else "the package was built with LRK_CUDA=0"
+        configure.append(f"-DLRK_WITHOUT_CUDA_REASON={missing}")
         if shutil.which("ninja"):
             # Said every time: an earlier isolated build may have left the path of a ninja that is gone.
             configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"]

@@ -24,15 +24,6 @@ class BackendDevice:
         self.device = device
         self.backend = backend
 
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        half = (torch.float32, torch.bfloat16, torch.float16)
-        return (*half, torch.float64) if self.backend == "cpu" else half
-
-    def skip_unless(self, dtype: torch.dtype) -> None:
-        if dtype not in self.dtypes:
-            pytest.skip(f"{self.backend} has no {dtype} kernels (CUDA: float32, bfloat16, float16)")
-
 
 @pytest.fixture(autouse=True)
 def fixed_seed():

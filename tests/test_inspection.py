@@ -1,9 +1,11 @@
 """build_info, explain, trace, force, the reference switch and what happens where there is no kernel."""
 
 import os
+import platform
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,9 +83,61 @@ def test_force(device):
         pass
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("rows", (1, 40, 200))
+def test_every_kernel_that_runs_can_be_forced(device, dtype, rows):
+    if dtype is torch.float64 and device.backend != "cpu":
+        pytest.skip("CUDA has no float64 kernels: the plain torch expression runs")
+    tensors = (torch.randn(rows, 64), down, up, weight, torch.randn(48))
+    leaves = [t.to(device.device, dtype, copy=True).requires_grad_() for t in tensors]
+    known = torch.ops.lrk._kernel_names()
+    for library in (False, True):
+        with lrkernels.force("library_gemm" if library else "lowrank"), lrkernels.trace() as kernels:
+            lrkernels.lowrank_linear(*leaves).sum().backward()
+            lrkernels.lowrank_linear(*leaves[:3]).sum().backward()
+        assert len(kernels) >= 8
+        assert [k for k in kernels if not any(k in name for name in known)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lowrank_lineer", "close: lowrank_linear"),
+        ("libary_gemm", "close: library_gemm"),
+        ("zzz", "the kernels here:\n  library_gemm"),
+    ],
+)
+def test_forcing_a_kernel_that_does_not_exist_raises(name, hint):
+    with lrkernels.force("library_gemm"):
+        with pytest.raises(ValueError, match=f"force: no kernel's name contains '{name}'; {hint}"):
+            with lrkernels.force(name):
+                pass
+        assert torch.ops.lrk._forced() == "library_gemm"
+
+
+def test_trace_lists_the_gemm_of_the_weight_gradient():
+    factor = down.clone().requires_grad_()
+    with lrkernels.force("lowrank"):  # the other products are kernels of this library
+        for dense, gemms in ((weight.clone().requires_grad_(), 1), (weight, 0)):
+            with lrkernels.trace() as kernels:
+                lrkernels.lowrank_linear(x, factor, up, dense).sum().backward()
+            assert kernels.count("library_gemm") == gemms, kernels
+
+
+def test_what_is_verified_on_hardware():
+    assert all(plan.hardware_verified for plan in lrkernels.explain("lowrank_linear", x, down, up, weight)) == (
+        platform.machine() in ("x86_64", "AMD64")
+    )
+    if testing.unavailable("cuda_emulated") is None:
+        with testing.backend("cuda_emulated"):
+            plans = lrkernels.explain("lowrank_linear", x, down, up, weight)
+        assert plans and not any(plan.hardware_verified for plan in plans)
+
+
 def test_bad_names():
-    with pytest.raises(ValueError, match="no op named 'lowrank_lineer'"):
-        lrkernels.explain("lowrank_lineer", x)
+    for name in ("lowrank_lineer", "__class__", "_stop_trace", ""):
+        with pytest.raises(ValueError, match=f"no op named '{name}'; the ops are lowrank_expand, lowrank_linear, low"):
+            lrkernels.explain(name, x)
     with pytest.raises(TypeError, match="explain: op is a int"):
         lrkernels.explain(3)
     with pytest.raises(ValueError, match="testing.unavailable"):
@@ -112,13 +166,34 @@ print(len(kernels))
 def test_reference_switch_runs_no_kernel():
     assert run(COMPARE).stdout.strip() != "0"
     result = run(COMPARE, LRK_REFERENCE="1")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and result.stderr == "", result.stderr
     assert result.stdout.strip() == "0"
+
+
+def test_errors_are_the_same_under_the_reference_switch():
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", Path(__file__).parent / "lowrank" / "test_errors.py", "-k", "not memory"],
+        env=os.environ | {"LRK_REFERENCE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout
 
 
 def test_log_switch_names_the_kernels():
     result = run(COMPARE, LRK_LOG="dispatch")
     assert result.stderr.count("lrk dispatch: ") >= 2, result.stderr
+
+
+def test_unknown_values_of_the_switches_are_said_once():
+    result = run(COMPARE, LRK_LOG="dispach")
+    assert result.returncode == 0
+    assert result.stderr == "lrk: LRK_LOG has no 'dispach'; accepted values: dispatch\n"
+    result = run(COMPARE, LRK_LOG="nonsense,dispatch")
+    assert result.stderr.count("LRK_LOG has no 'nonsense'") == 1 and result.stderr.count("lrk dispatch: ") >= 2
+    result = run(COMPARE, LRK_CPU_ISA="sse")
+    assert result.stderr == "lrk: LRK_CPU_ISA has no 'sse'; accepted values: avx512, avx2, portable\n"
 
 
 FALLBACK = """
@@ -127,7 +202,7 @@ from lrkernels.ops import _registration
 from lrkernels import reference
 library = torch.library.Library("lrk", "FRAGMENT")
 library.define("orphan(Tensor x) -> Tensor")
-_registration.register_fallback("orphan", lambda x: x + 1)
+_registration.register_fallback("orphan", lambda x: x + 1, lambda x: None)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
@@ -150,6 +225,10 @@ def test_a_device_without_a_kernel_gets_the_plain_expression_and_one_warning():
 def test_older_processors(isa):
     if isa == "avx2" and "avx2" not in lrkernels.build_info()["cpu_features"]:
         pytest.skip("this CPU has no AVX2")
-    result = run(COMPARE + "print(lrkernels.build_info()['cpu_isa'])", LRK_CPU_ISA=isa)
+    code = "print(lrkernels.build_info()['cpu_isa'], *lrkernels.explain('lowrank_linear', torch.ones(40, 7), down, up,"
+    result = run(COMPARE + code + " torch.ones(4, 7)), sep='\\n')", LRK_CPU_ISA=isa)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[-1] == isa
+    assert result.stdout.splitlines()[1] == isa
+    if isa == "portable":
+        assert "the portable kernels are tuned for no CPU" in result.stdout
+        assert "fast" not in result.stdout, "nobody has measured torch on this CPU's behalf"

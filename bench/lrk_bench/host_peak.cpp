@@ -10,6 +10,10 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+// Older compilers have no AVX512_FP16 to measure it with.
+#if (defined(__clang__) && __clang_major__ >= 15) || (!defined(__clang__) && __GNUC__ >= 12)
+#define LRK_HAS_FP16_INTRINSICS 1
+#endif
 #endif
 
 namespace lrk::bench {
@@ -61,6 +65,7 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) double avx512_bf16() {
   return total;
 }
 
+#if LRK_HAS_FP16_INTRINSICS
 __attribute__((target("avx512f,avx512bw,avx512fp16"))) double avx512_fp16() {
   __m512h sum[kChains];
   for (int c = 0; c < kChains; ++c) sum[c] = _mm512_set1_ph(_Float16(c));
@@ -72,6 +77,7 @@ __attribute__((target("avx512f,avx512bw,avx512fp16"))) double avx512_fp16() {
   for (int c = 0; c < kChains; ++c) total += double(_mm512_cvtsh_h(sum[c]));
   return total;
 }
+#endif
 
 #endif
 
@@ -93,7 +99,9 @@ Instructions instructions_for(DType dtype) {
 #if defined(__x86_64__)
   const CpuInfo& cpu = cpu_info();
   if (dtype == DType::kBFloat16 && cpu.avx512_bf16) return {"avx512_bf16 dot product", avx512_bf16, 64};
+#if LRK_HAS_FP16_INTRINSICS
   if (dtype == DType::kFloat16 && cpu.avx512_fp16) return {"avx512_fp16 FMA", avx512_fp16, 64};
+#endif
   if (cpu.avx512) return wide ? Instructions{"avx512 fp64 FMA", avx512_double, 16}
                               : Instructions{"avx512 fp32 FMA", avx512_float, 32};
   if (cpu.avx2) return wide ? Instructions{"avx2 fp64 FMA", avx2_double, 8} : Instructions{"avx2 fp32 FMA", avx2_float, 16};

@@ -137,7 +137,7 @@ std::vector<Result> Problem::results(Path path) const {
     return branch;
   };
   /// dense product + base + scale * branch + bias
-  const auto total = [this, path, rounding = Roundings(c_, c_.dtype)](Sum dense_sum, const Expanded& low, double more) {
+  const auto total = [path, rounding = Roundings(c_, c_.dtype)](Sum dense_sum, const Expanded& low, double more) {
     const double between = path == Path::kChained ? 2 * rounding.result * std::fabs(dense_sum.value) : 0;
     Sum all = dense_sum;
     all.value += low.sum.value + more, all.squares += low.sum.squares + more * more, all.terms += low.sum.terms + 1;

@@ -30,7 +30,7 @@ bool plan_wants_library(const Problem& problem, std::string* kernel) {
   args.y = forward ? problem.y->view() : problem.dx->view();
   const Plan plan = problem.device.backend().plan_linear(args, problem.device.context());
   *kernel = plan.kernel;
-  return plan.library_gemm_first;
+  return plan.library_gemm;
 }
 
 std::string joined(const std::vector<std::string>& names) {

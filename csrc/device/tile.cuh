@@ -51,7 +51,7 @@ class TileReader {
     const int first_line = (kAlongSum ? first : first_k) + line;
     const int first_element = (kAlongSum ? first_k : first) + chunk * 8;
     target_ = Tile::offset(line, chunk);
-    address_ = reinterpret_cast<uintptr_t>(source.data) + uintptr_t(first_line * stride_bytes_ + first_element * 2);
+    address_ = reinterpret_cast<uintptr_t>(source.data) + uintptr_t(first_line * stride_bytes_ + first_element * int64_t(2));
     if constexpr (kAlongSum) {
       left_ = source.length - first_element;
       fixed_ = 0;

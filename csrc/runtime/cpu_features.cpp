@@ -1,6 +1,7 @@
 #include "runtime/cpu_features.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -57,9 +58,10 @@ namespace {
 CpuIsa select_cpu_isa() {
   const CpuIsa best = cpu_info().avx512 ? CpuIsa::kAvx512 : cpu_info().avx2 ? CpuIsa::kAvx2 : CpuIsa::kPortable;
   const char* wanted = std::getenv("LRK_CPU_ISA");
-  if (wanted == nullptr) return best;
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2})
+  if (wanted == nullptr || *wanted == '\0') return best;
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512})
     if (std::strcmp(wanted, name_of(isa)) == 0) return std::min(best, isa);
+  std::fprintf(stderr, "lrk: LRK_CPU_ISA has no '%s'; accepted values: avx512, avx2, portable\n", wanted);
   return best;
 }
 

@@ -2,8 +2,8 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
+#include <sstream>
 
 #include "lrk/plan.h"
 
@@ -25,10 +25,18 @@ Inspection& inspection() {
 std::atomic<bool> tracing{false};
 std::atomic<bool> forcing{false};
 
+/// LRK_LOG is a comma-separated list of what to print. Read once, and a word nobody knows is said once.
 bool logging() {
   static const bool enabled = [] {
     const char* value = std::getenv("LRK_LOG");
-    return value != nullptr && std::strstr(value, "dispatch") != nullptr;
+    std::istringstream words(value != nullptr ? value : "");
+    bool dispatch = false;
+    for (std::string word; std::getline(words, word, ',');) {
+      dispatch = dispatch || word == "dispatch";
+      if (word != "dispatch" && !word.empty())
+        std::fprintf(stderr, "lrk: LRK_LOG has no '%s'; accepted values: dispatch\n", word.c_str());
+    }
+    return dispatch;
   }();
   return enabled;
 }

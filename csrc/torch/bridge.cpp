@@ -3,8 +3,12 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cctype>
+#include <cstdio>
 #include <stdexcept>
+#include <utility>
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/accelerator.h>
 
 namespace lrk::binding {
@@ -49,8 +53,13 @@ std::string dtype_string(ScalarType dtype) {
     case ScalarType::Bool: return "torch.bool";
     case ScalarType::ComplexFloat: return "torch.complex64";
     case ScalarType::ComplexDouble: return "torch.complex128";
-    default: return "dtype number " + std::to_string(int(dtype));
+    case ScalarType::ComplexHalf: return "torch.complex32";
+    default: break;
   }
+  // float8, quantised and unsigned kinds: torch's two names for these differ in capitals alone.
+  std::string name = std::string("torch.") + torch::headeronly::toString(dtype);
+  for (char& letter : name) letter = char(std::tolower(static_cast<unsigned char>(letter)));
+  return name;
 }
 
 bool is_kernel_dtype(ScalarType dtype) {
@@ -104,6 +113,11 @@ Tensor collapsible(const Tensor& tensor) {
   return stable::contiguous(tensor);
 }
 
+Tensor matrix_of(const Tensor& tensor) {
+  if (tensor.dim() == 2) return tensor;
+  return stable::reshape(tensor, {flat_rows(tensor), tensor.size(tensor.dim() - 1)});
+}
+
 MatrixView matrix_view(const Tensor& tensor) {
   const int64_t dims = tensor.dim();
   MatrixView view;
@@ -123,7 +137,23 @@ MutableMatrixView mutable_view(const Tensor& tensor) {
   return {tensor.mutable_data_ptr(), view.dtype, view.rows, view.cols, view.row_stride, view.col_stride};
 }
 
+extern "C" {
+// torch 2.13 and later: why the last call failed. Older libraries lack it.
+__attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+}
+
+std::string torchs_reason(const char* otherwise) {
+  if (&torch_exception_get_what_without_backtrace == nullptr) return otherwise;
+  const std::string what = torch_exception_get_what_without_backtrace();
+  return ": " + what.substr(0, what.find('\n'));
+}
+
 namespace {
+
+/// The op whose outputs and work memory this thread allocates, for the message when it cannot.
+thread_local const char* running_op = "lrkernels";
+
+size_t size_of_element(ScalarType dtype) { return dtype == ScalarType::Byte ? 1 : size_of(kernel_dtype(dtype)); }
 
 int32_t shim_dtype(ScalarType dtype) {
   switch (dtype) {
@@ -146,7 +176,12 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
   if (aoti_torch_get_device_type(like.get(), &device_type) != AOTI_TORCH_SUCCESS ||
       aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), shim_dtype(dtype), device_type,
                                like.get_device_index(), &handle) != AOTI_TORCH_SUCCESS) {
-    fail("lrkernels", "torch could not allocate an output or work memory");
+    double bytes = double(size_of_element(dtype));
+    for (const int64_t size : sizes) bytes *= double(size);
+    char text[32];
+    std::snprintf(text, sizeof text, "%.0f", bytes);
+    fail(running_op, std::string("torch could not allocate ") + text + " bytes on " + device_string(like) +
+                         torchs_reason(": out of memory"));
   }
   return Tensor(handle);
 }
@@ -175,7 +210,7 @@ constexpr size_t kWorkspaceAlignment = 256;
 
 }  // namespace
 
-Execution::Execution(const Tensor& on) {
+Execution::Execution(const char* op, const Tensor& on) : outer_op_(std::exchange(running_op, op)) {
   context_.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
     stable::parallel_for(0, tasks, 1, body);
   };
@@ -196,12 +231,15 @@ Execution::Execution(const Tensor& on) {
   }
 }
 
+Execution::~Execution() { running_op = outer_op_; }
+
 namespace {
 
 template <size_t count>
 Tensor call(const char* name, const char* overload, std::array<StableIValue, count> stack) {
   if (torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS) {
-    fail("lrkernels", std::string(name) + " failed inside an op (out of memory, or a bug of ours: the arguments were checked)");
+    fail(running_op, std::string(name) + " failed" +
+                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
   }
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
@@ -211,6 +249,16 @@ Tensor call(const char* name, const char* overload, std::array<StableIValue, cou
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   using torch::stable::detail::from;
   return call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
+}
+
+void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha) {
+  // Not through the dispatcher: it takes no Scalar from the stable ABI, and looks an op up by name at every call.
+  const Tensor& first = added ? *added : out;  // not read when beta is 0
+  if (aoti_torch_cpu_addmm_out(out.get(), first.get(), a.get(), b.get(), added ? 1.0 : 0.0, alpha) !=
+      AOTI_TORCH_SUCCESS) {
+    fail(running_op, "torch's addmm failed" +
+                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
+  }
 }
 
 Tensor aten_transpose(const Tensor& matrix) { return stable::transpose(matrix, 0, 1); }

@@ -21,6 +21,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 /// Throws std::runtime_error("<op>: <message>"), which torch shows as a RuntimeError.
 [[noreturn]] void fail(const char* op, const std::string& message);
+/// Why torch's last call failed, as ": <the first line of what it said>"; `otherwise` where torch cannot tell.
+std::string torchs_reason(const char* otherwise);
 /// Turns a kernel's Status into an exception.
 void require(const Status& status, const char* op);
 
@@ -38,6 +40,9 @@ int64_t flat_rows(const Tensor& tensor);
 /// The tensor itself when its leading dimensions collapse into one stride, else a contiguous copy.
 Tensor collapsible(const Tensor& tensor);
 
+/// [..., cols] as [rows, cols]: a view where the leading dimensions collapse, else a copy.
+Tensor matrix_of(const Tensor& tensor);
+
 /// Views of [..., cols] as a matrix; `collapsible` must hold. 1-D tensors are one row.
 MatrixView matrix_view(const Tensor& tensor);
 MatrixView optional_view(const OptionalTensor& tensor);
@@ -52,11 +57,13 @@ std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 /// the tensor's device current and enqueues on its current stream.
 class Execution {
  public:
-  explicit Execution(const Tensor& on);
+  Execution(const char* op, const Tensor& on);
   Execution(const Execution&) = delete;
+  ~Execution();
   const Context& context() const { return context_; }
 
  private:
+  const char* outer_op_;  // an op may run inside another
   std::vector<Tensor> workspace_;
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
   Context context_;
@@ -64,6 +71,8 @@ class Execution {
 
 // aten, through the dispatcher. The tensors are plain: autograd, autocast and fakes were handled above us.
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
+/// out = added + alpha * a b by torch's GEMM, matrices on the CPU; `added` may be `out`. Without it, out = alpha * a b.
+void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha);
 Tensor aten_transpose(const Tensor& matrix);
 Tensor aten_multiply(const Tensor& a, const Tensor& b);
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims);

@@ -1,6 +1,8 @@
 #include "torch/inspection.h"
 
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 
 #include "lrk/build_info.h"
 
@@ -46,6 +48,20 @@ std::vector<std::string> stop_planning() {
 void force(std::string kernel) { force_kernel(kernel); }
 std::string forced() { return forced_kernel(); }
 
+/// Of every backend in this build, whether its device is here or not.
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const LowRankBackend* backend : {&lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated()}) {
+    if (backend == nullptr) continue;
+    const std::vector<std::string> more = backend->kernel_names();
+    names.insert(names.end(), more.begin(), more.end());
+  }
+  return names;
+}
+
+/// For the products that the gradient formulas in Python leave to torch.
+void record(std::string kernel) { record_dispatch(kernel); }
+
 void emulate(bool on) {
   if (on && lowrank_cuda_emulated() == nullptr) {
     fail("testing.backend", "this build has no emulated CUDA kernels (build with LRK_EMULATOR=1, as `make test` does)");
@@ -59,6 +75,11 @@ bool has_emulator() { return lowrank_cuda_emulated() != nullptr; }
 }  // namespace
 
 bool planning() { return planning_now; }
+bool reference_only() {
+  const char* value = std::getenv("LRK_REFERENCE");
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
 bool emulating() { return emulating_now.load(std::memory_order_relaxed); }
 
 void add_plan(const char* primitive, const Plan& plan) { plans.push_back(to_json(primitive, plan)); }
@@ -70,6 +91,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
   m.def("_stop_trace() -> str[]");
   m.def("_start_planning() -> ()");
   m.def("_stop_planning() -> str[]");
+  m.def("_record_dispatch(str kernel) -> ()");
+  m.def("_kernel_names() -> str[]");
   m.def("_force(str kernel) -> ()");
   m.def("_forced() -> str");
   m.def("_emulate(bool on) -> ()");
@@ -85,6 +108,8 @@ STABLE_TORCH_LIBRARY_IMPL(lrk, CompositeExplicitAutograd, m) {
   m.impl("_stop_trace", TORCH_BOX(&lrk::stop_trace));
   m.impl("_start_planning", TORCH_BOX(&start_planning));
   m.impl("_stop_planning", TORCH_BOX(&stop_planning));
+  m.impl("_record_dispatch", TORCH_BOX(&record));
+  m.impl("_kernel_names", TORCH_BOX(&kernel_names));
   m.impl("_force", TORCH_BOX(&force));
   m.impl("_forced", TORCH_BOX(&forced));
   m.impl("_emulate", TORCH_BOX(&emulate));

@@ -10,6 +10,9 @@ namespace lrk::binding {
 bool planning();
 void add_plan(const char* primitive, const Plan& plan);
 
+/// LRK_REFERENCE=1: the plain-torch twins serve every op, so the kernels are not registered.
+bool reference_only();
+
 /// True while CPU tensors are sent to the emulated CUDA kernels (tests only).
 bool emulating();
 

@@ -4,15 +4,12 @@
 
 #include <tuple>
 
+#include "torch/inspection.h"
 #include "torch/lowrank_checks.h"
+#include "torch/plain.h"
 
 namespace lrk::binding {
 namespace {
-
-Tensor matrix_of(const Tensor& tensor) {
-  const std::vector<int64_t> sizes{flat_rows(tensor), tensor.size(tensor.dim() - 1)};
-  return torch::stable::reshape(tensor, sizes);
-}
 
 /// The gate as something that broadcasts against [rows, rank].
 Tensor gate_matrix(const Tensor& gate) { return gate.dim() == 1 ? gate : matrix_of(gate); }
@@ -226,14 +223,17 @@ Tensor lowrank_merge(const Tensor& weight, const Tensor& down, const Tensor& up,
 }
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {
-  m.impl("lowrank_linear", TORCH_BOX(&lowrank_linear));
-  m.impl("_lowrank_linear_saving", TORCH_BOX(&lowrank_linear_saving));
-  m.impl("_lowrank_linear_backward", TORCH_BOX(&lowrank_linear_backward));
-  m.impl("lowrank_project", TORCH_BOX(&lowrank_project));
-  m.impl("_lowrank_project_backward", TORCH_BOX(&lowrank_project_backward));
-  m.impl("lowrank_expand", TORCH_BOX(&lowrank_expand));
-  m.impl("_lowrank_expand_backward", TORCH_BOX(&lowrank_expand_backward));
-  m.impl("lowrank_merge", TORCH_BOX(&lowrank_merge));
+  m.impl("lowrank_linear", &kernel_or_plain<TORCH_BOX(&lowrank_linear), "lowrank_linear">);
+  m.impl("_lowrank_linear_saving", &kernel_or_plain<TORCH_BOX(&lowrank_linear_saving), "_lowrank_linear_saving">);
+  m.impl("_lowrank_linear_backward",
+         &kernel_or_plain<TORCH_BOX(&lowrank_linear_backward), "_lowrank_linear_backward">);
+  m.impl("lowrank_project", &kernel_or_plain<TORCH_BOX(&lowrank_project), "lowrank_project">);
+  m.impl("_lowrank_project_backward",
+         &kernel_or_plain<TORCH_BOX(&lowrank_project_backward), "_lowrank_project_backward">);
+  m.impl("lowrank_expand", &kernel_or_plain<TORCH_BOX(&lowrank_expand), "lowrank_expand">);
+  m.impl("_lowrank_expand_backward",
+         &kernel_or_plain<TORCH_BOX(&lowrank_expand_backward), "_lowrank_expand_backward">);
+  m.impl("lowrank_merge", &kernel_or_plain<TORCH_BOX(&lowrank_merge), "lowrank_merge">);
 }
 
 }  // namespace
@@ -266,9 +266,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
       "float scale=1.0) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) { lrk::binding::register_kernels(m); }
+// Where nothing is registered, the plain torch expression serves (ops/_registration.py).
+STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
-  // Without CUDA kernels the key stays free, and the plain torch expression serves it (ops/_registration.py).
-  if (lrk::lowrank_cuda() != nullptr) lrk::binding::register_kernels(m);
+  if (!lrk::binding::reference_only() && lrk::lowrank_cuda() != nullptr) lrk::binding::register_kernels(m);
 }

@@ -31,6 +31,8 @@ class LowRankRunner {
   Tensor branch(int64_t rows, int64_t cols) const { return empty({rows, cols}, branch_dtype_, on_); }
 
  private:
+  /// out = added + scale * a b, matrices, where the backend prefers the caller's library.
+  void library_product(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double scale);
   Tensor row_operand(const Tensor& tensor) const;
   Tensor factor_operand(const Tensor& matrix) const;
   /// The CUDA kernels take a float32 factor beside a half x, but not the reverse.

@@ -1,6 +1,9 @@
 #include "torch/lowrank_checks.h"
 
+#include <cfloat>
 #include <cmath>
+#include <cstdio>
+#include <utility>
 
 namespace lrk::binding {
 namespace {
@@ -13,6 +16,13 @@ std::string dims(std::initializer_list<int64_t> sizes) {
     first = false;
   }
   return text + (sizes.size() == 1 ? ",)" : ")");
+}
+
+/// None where a tensor belongs reaches an op as an undefined tensor.
+void check_defined(const char* op, std::initializer_list<std::pair<const char*, const Tensor*>> arguments) {
+  for (const auto& [name, tensor] : arguments) {
+    if (!tensor->defined()) fail(op, std::string(name) + " is a NoneType, expected a torch.Tensor");
+  }
 }
 
 void check_activation(const char* op, const char* name, const Tensor& x) {
@@ -50,8 +60,14 @@ void check_bias(const char* op, const Tensor& bias, int64_t out, const char* x_n
   check_kind(op, "bias", bias, x_name, x, true);
 }
 
-void check_scale(const char* op, double scale) {
+/// Sums are float32 unless x is float64; there a larger scale is infinite, and infinity times zero is no number.
+void check_scale(const char* op, double scale, const char* x_name, const Tensor& x) {
   if (!std::isfinite(scale)) fail(op, "scale is " + std::to_string(scale) + ", expected a finite number");
+  if (std::abs(scale) <= double(FLT_MAX) || x.scalar_type() == ScalarType::Double) return;
+  char value[32];
+  std::snprintf(value, sizeof value, "%g", scale);
+  fail(op, std::string("scale is ") + value + ", expected a float32 number because " + x_name + " is " +
+               dtype_string(x.scalar_type()));
 }
 
 void check_dropout(const char* op, const OptionalTensor& seed, double dropout, const Tensor& x) {
@@ -125,6 +141,7 @@ LowRankShape check_linear(const char* op, const Tensor& x, const Tensor& down, c
                           const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& core,
                           const OptionalTensor& gate, const OptionalTensor& base, const OptionalTensor& seed,
                           double scale, double dropout) {
+  check_defined(op, {{"x", &x}, {"down", &down}, {"up", &up}});
   check_activation(op, "x", x);
   const LowRankShape shape = check_factors(op, "x", x, down, up);
   if (weight && base) fail(op, "base and weight were both given, expected at most one of them");
@@ -146,13 +163,14 @@ LowRankShape check_linear(const char* op, const Tensor& x, const Tensor& down, c
   if (bias) check_bias(op, *bias, shape.out, "x", x);
   check_core(op, core, shape.rank, "x", x);
   check_gate(op, gate, shape.rank, "x", x, true);
-  check_scale(op, scale);
+  check_scale(op, scale, "x", x);
   check_dropout(op, seed, dropout, x);
   return shape;
 }
 
 void check_project(const char* op, const Tensor& x, const Tensor& down, const OptionalTensor& gate,
                    const OptionalTensor& seed, double dropout) {
+  check_defined(op, {{"x", &x}, {"down", &down}});
   check_activation(op, "x", x);
   check_matrix(op, "down", down, "(rank, in)");
   if (down.size(1) != x.size(x.dim() - 1)) {
@@ -166,6 +184,7 @@ void check_project(const char* op, const Tensor& x, const Tensor& down, const Op
 
 void check_expand(const char* op, const Tensor& s, const Tensor& up, const OptionalTensor& base,
                   const OptionalTensor& bias, double scale) {
+  check_defined(op, {{"s", &s}, {"up", &up}});
   check_activation(op, "s", s);
   check_matrix(op, "up", up, "(out, rank)");
   if (up.size(1) != s.size(s.dim() - 1)) {
@@ -181,11 +200,12 @@ void check_expand(const char* op, const Tensor& s, const Tensor& up, const Optio
     check_kind(op, "base", *base, "s", s, false);
   }
   if (bias) check_bias(op, *bias, up.size(0), "s", s);
-  check_scale(op, scale);
+  check_scale(op, scale, "s", s);
 }
 
 void check_merge(const char* op, const Tensor& weight, const Tensor& down, const Tensor& up,
                  const OptionalTensor& core, const OptionalTensor& gate, double scale) {
+  check_defined(op, {{"weight", &weight}, {"down", &down}, {"up", &up}});
   check_activation(op, "weight", weight);
   check_matrix(op, "weight", weight, "(out, in)");
   const LowRankShape shape = check_factors(op, "weight", weight, down, up);
@@ -195,7 +215,7 @@ void check_merge(const char* op, const Tensor& weight, const Tensor& down, const
   }
   check_core(op, core, shape.rank, "weight", weight);
   check_gate(op, gate, shape.rank, "weight", weight, false);
-  check_scale(op, scale);
+  check_scale(op, scale, "weight", weight);
 }
 
 }  // namespace lrk::binding

@@ -25,7 +25,7 @@ LowRankRunner::LowRankRunner(const char* op, const Tensor& on, const Tensor& fac
       any_layout_(&backend_ == &lowrank_cpu()),
       branch_dtype_(any_layout_ ? wider(wider(on.scalar_type(), factor.scalar_type()), ScalarType::Float)
                                 : wider(on.scalar_type(), factor.scalar_type())),
-      execution_(on) {}
+      execution_(op, on) {}
 
 Tensor LowRankRunner::row_operand(const Tensor& tensor) const {
   const Tensor flat = collapsible(tensor);
@@ -41,6 +41,12 @@ Tensor LowRankRunner::factor_operand(const Tensor& matrix) const {
 Tensor LowRankRunner::no_narrower(const Tensor& factor, const Tensor& x) const {
   const bool narrower = wider(factor.scalar_type(), x.scalar_type()) != factor.scalar_type();
   return any_layout_ || !narrower ? factor : torch::stable::to(factor, x.scalar_type());
+}
+
+void LowRankRunner::library_product(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b,
+                                    double scale) {
+  record_dispatch("library_gemm");
+  aten_addmm_cpu(out, added, a, b, scale);
 }
 
 void LowRankRunner::project(const Tensor& x, const Tensor& down, const OptionalTensor& gate, const OptionalTensor& seed,
@@ -60,6 +66,9 @@ void LowRankRunner::project(const Tensor& x, const Tensor& down, const OptionalT
     args.gate = matrix_view(*gate_rows);
     if (args.gate.cols != args.down.rows) args.gate.cols = args.down.rows, args.gate.col_stride = 0;
     if (gate->dim() == 1) args.gate.rows = args.x.rows, args.gate.row_stride = 0;
+  }
+  if (!planning() && backend_.library_project(args, execution_.context())) {
+    return library_product(matrix_of(s), std::nullopt, matrix_of(rows), aten_transpose(factor), scale);
   }
   run(op_, "project", backend_.plan_project, backend_.project, args, execution_.context());
 }
@@ -88,26 +97,29 @@ Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weig
     args.base = matrix_view(*base_rows);
   }
 
-  OptionalTensor y;
-  if (weight) {
-    const Plan plan = backend_.plan_linear(args, execution_.context());
-    if (plan.library_gemm_first) {
-      if (planning()) add_plan("linear", plan);
-      const bool bias_in_gemm = bias && bias->scalar_type() == dtype;
-      if (!planning()) {
-        record_dispatch("library_gemm");
-        y = torch::stable::contiguous(aten_linear(*x, *weight, bias_in_gemm ? bias : OptionalTensor{}));
-      } else {
-        y = empty(sizes, dtype, on_);
-      }
-      args.x = args.weight = MatrixView{};
-      if (bias_in_gemm) args.bias = MatrixView{};
-      args.base = matrix_view(*y);
-      if (args.s.cols == 0 && !args.bias.present()) return *y;
+  OptionalTensor y, left_bias = bias;
+  if (weight && backend_.library_linear(args, execution_.context())) {
+    const bool bias_in_gemm = bias && bias->scalar_type() == dtype;
+    if (planning()) {
+      add_plan("linear", backend_.plan_linear(args, execution_.context()));
+      y = empty(sizes, dtype, on_);
+    } else {
+      record_dispatch("library_gemm");
+      y = torch::stable::contiguous(aten_linear(*x, *weight, bias_in_gemm ? bias : OptionalTensor{}));
     }
+    args.x = args.weight = MatrixView{};
+    if (bias_in_gemm) args.bias = MatrixView{}, left_bias = std::nullopt;
+    base_rows = *y;
+    args.base = matrix_view(*y);
+    if (args.s.cols == 0 && !args.bias.present()) return *y;
   }
   if (!y) y = empty(std::move(sizes), dtype, on_);
   args.y = mutable_view(*y);
+  if (!planning() && !args.weight.present() && backend_.library_linear(args, execution_.context())) {
+    const OptionalTensor added = base_rows ? OptionalTensor(matrix_of(*base_rows)) : left_bias;
+    library_product(matrix_of(*y), added, matrix_of(branch), aten_transpose(factor), scale);
+    return *y;
+  }
   run(op_, "linear", backend_.plan_linear, backend_.linear, args, execution_.context());
   return *y;
 }
@@ -121,6 +133,9 @@ void LowRankRunner::factor_grad(const Tensor& s, const Tensor& x, const Optional
   args.scale = scale;
   args.dropout = dropout_of(seed, dropout);
   args.grad = mutable_view(grad);
+  if (!planning() && backend_.library_factor_grad(args, execution_.context())) {
+    return library_product(grad, std::nullopt, aten_transpose(matrix_of(branch)), matrix_of(rows), scale);
+  }
   run(op_, "factor_grad", backend_.plan_factor_grad, backend_.factor_grad, args, execution_.context());
 }
 

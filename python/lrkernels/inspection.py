@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
+import os
 import platform
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -62,8 +65,10 @@ def explain(op: str | Callable, *args, **kwargs) -> Explanation:
     ``op`` is a function of this package or its name: ``lrkernels.explain("lowrank_linear", x, down, up, weight)``.
     """
     if isinstance(op, str):
-        if not hasattr(_lrk, op):
-            raise ValueError(f"explain: there is no op named {op!r}")
+        from lrkernels import ops  # which imports this module
+
+        if op not in ops.__all__:
+            raise ValueError(f"explain: there is no op named {op!r}; the ops are {', '.join(sorted(ops.__all__))}")
         op = getattr(_lrk, op)
     if not callable(op):
         raise TypeError(f"explain: op is a {type(op).__name__}, expected a function or the name of an op")
@@ -84,6 +89,12 @@ class Trace(list[str]):
 
 
 _open_traces: list[Trace] = []
+_LOGGING = bool(os.environ.get("LRK_LOG"))
+
+
+def recording() -> bool:
+    """Whether anybody wants to know what runs."""
+    return _LOGGING or bool(_open_traces)
 
 
 def _hand_out_trace() -> None:
@@ -98,7 +109,9 @@ def _hand_out_trace() -> None:
 def trace() -> Iterator[Trace]:
     """Records the name of every kernel that runs inside the block: ``with lrkernels.trace() as kernels: ...``.
 
-    Process-wide; filled when the block ends.
+    ``library_gemm`` is a product that torch's own GEMM computes for an op or its gradients. What is plain torch from
+    end to end is not listed: second derivatives, the gradient of ``lowrank_merge``, and in a compiled graph the
+    weight's gradient, which the compiler may fuse. Process-wide; filled when the block ends.
     """
     kernels = Trace()
     _hand_out_trace()
@@ -113,14 +126,29 @@ def trace() -> Iterator[Trace]:
             _lrk._start_trace()
 
 
+def _near_misses(name: str, known: Iterable[str]) -> str:
+    """What ``force`` could have meant: parts of kernels' names that look like ``name``, or else all the names."""
+    parts: dict[str, None] = {}
+    for kernel in known:
+        words = re.split("[_+]", kernel)
+        ends = range(1, len(words) + 1)
+        parts.update(("_".join(words[first:end]), None) for end in ends for first in range(end))
+    close = [part for part in difflib.get_close_matches(name, parts, n=20) if any(part in kernel for kernel in known)]
+    return f"close: {', '.join(close[:3])}" if close else "\n  ".join(["the kernels here:", *known])
+
+
 @contextlib.contextmanager
 def force(name: str) -> Iterator[None]:
     """Inside the block, candidates whose name contains ``name`` are preferred, whatever the heuristics say.
 
     Process-wide. Names are those that :func:`explain` prints, for example ``"library_gemm"`` or ``"avx512_14x32"``.
+    Raises ValueError when no kernel of this build has such a name on this machine.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"force: name is {name!r}, expected part of a kernel's name")
+    known = dict.fromkeys(_lrk._kernel_names())
+    if not any(name in kernel for kernel in known):
+        raise ValueError(f"force: no kernel's name contains {name!r}; {_near_misses(name, known)}")
     before = _lrk._forced()
     _lrk._force(name)
     try:

@@ -120,6 +120,8 @@ class Buffer {
   void upload() {
 #if defined(LRK_TEST_HAS_CUDA_RUNTIME)
     if (gpu_ && cudaMemcpy(device_, host_, bytes_, cudaMemcpyHostToDevice) != cudaSuccess) std::abort();
+#else
+    (void)gpu_;
 #endif
   }
   void download() {

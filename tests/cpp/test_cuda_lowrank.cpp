@@ -36,11 +36,11 @@ bool run(const char* name, Plan (*plan)(const Args&, const Context&), Status (*e
 #endif
   expect(status.ok(), std::string(name) + ": " + status.message);
   if (empty) return status.ok();
-  const bool named = trace.size() == 1 && (trace[0] == planned.kernel || planned.library_gemm_first);
+  const bool named = trace.size() == 1 && (trace[0] == planned.kernel || planned.library_gemm);
   expect(named, std::string(name) + ": the plan says " + planned.kernel + ", the trace differs");
   if (!forced.empty())
     expect(trace.size() == 1 && trace[0].find(forced) != std::string::npos, std::string(name) + ": forcing failed");
-  if (!planned.library_gemm_first)
+  if (!planned.library_gemm)
     expect(workspaces.bytes == planned.workspace_bytes, std::string(name) + ": workspace differs from the plan");
   return status.ok();
 }

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
+from philox import philox_mask
 
 HALF = (torch.bfloat16, torch.float16)
-
-
-def philox_mask(seed: int, count: int, dropout: float) -> np.ndarray:
-    """Philox4x32-10 written from the paper in NumPy's uint64, not from our code."""
-    block = np.arange((count + 3) // 4, dtype=np.uint64)
-    mask = np.uint64(0xFFFFFFFF)
-    counter = [block & mask, block >> np.uint64(32), np.zeros_like(block), np.zeros_like(block)]
-    key = [np.uint64(seed % 2**64) & mask, np.uint64(seed % 2**64) >> np.uint64(32)]
-    for _ in range(10):
-        product0, product1 = np.uint64(0xD2511F53) * counter[0], np.uint64(0xCD9E8D57) * counter[2]
-        counter = [
-            (product1 >> np.uint64(32)) ^ counter[1] ^ key[0],
-            product1 & mask,
-            (product0 >> np.uint64(32)) ^ counter[3] ^ key[1],
-            product0 & mask,
-        ]
-        key = [(key[0] + np.uint64(0x9E3779B9)) & mask, (key[1] + np.uint64(0xBB67AE85)) & mask]
-    bits = np.stack(counter, axis=-1).reshape(-1)[:count]
-    if dropout == 1.0:
-        return np.zeros(count)
-    return (bits >= np.uint64(int(dropout * 2**32))) / (1.0 - dropout)
 
 
 @dataclass

@@ -54,6 +54,11 @@ def test_under_autocast():
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert case.down.grad.dtype == torch.float32 and case.x.grad.dtype == torch.float32
+    exact = eager_linear(*case.tensors[:4], scale=1.0, dropout=0.0)
+    leaves = (case.x, case.down, case.up, case.weight)
+    answers = (exact, *torch.autograd.grad(exact.sum(), leaves))
+    for ours, answer in zip((y, *(leaf.grad for leaf in leaves)), answers, strict=True):
+        assert (ours - answer).abs().max() <= 0.02 * answer.abs().max()
 
 
 class Layer(torch.nn.Module):

@@ -23,44 +23,49 @@ def test_vmap_over_x(dim):
         return torch.ops.lrk.lowrank_linear(x, *case.tensors[1:], **case.scalars)
 
     ours = torch.vmap(layer, in_dims=dim)(batch)
-    expected = torch.stack([layer(x) for x in batch.unbind(dim)])
-    torch.testing.assert_close(ours, expected)
+    exact = torch.stack([exact_linear(x, *case.tensors[1:], **case.scalars) for x in batch.unbind(dim)])
+    torch.testing.assert_close(ours, exact)
 
 
 def test_vmap_over_rows_base_and_token_gates_is_one_call():
     case = doubles(weight=False, base=True, gate="token")
     gates, bases = torch.randn(6, 3, 2, dtype=torch.float64), torch.randn(3, 6, 4, dtype=torch.float64)
 
-    def layer(gate, base):
-        return torch.ops.lrk.lowrank_linear(case.x, case.down, case.up, None, case.bias, None, gate, base)
+    def layer(gate, base, op=torch.ops.lrk.lowrank_linear):
+        return op(case.x, case.down, case.up, None, case.bias, None, gate, base, scale=0.5, dropout=0.0)
 
     with lrkernels.trace() as kernels:
         ours = torch.vmap(layer, in_dims=(0, 1))(gates, bases)
     assert len(kernels) == 2, kernels
-    torch.testing.assert_close(ours, torch.stack([layer(g, b) for g, b in zip(gates, bases.unbind(1), strict=True)]))
+    exact = [layer(g, b, exact_linear) for g, b in zip(gates, bases.unbind(1), strict=True)]
+    torch.testing.assert_close(ours, torch.stack(exact))
 
 
 def test_vmap_over_factors_and_dropout():
     case = doubles(dropout=0.4)
     ups = torch.randn(6, 4, 2, dtype=torch.float64)
 
-    def layer(up):
-        return torch.ops.lrk.lowrank_linear(case.x, case.down, up, case.weight, case.bias, None, None, None, case.seed,
-                                            **case.scalars)  # fmt: skip
+    def layer(up, op=torch.ops.lrk.lowrank_linear):
+        return op(case.x, case.down, up, case.weight, case.bias, None, None, None, case.seed, **case.scalars)
 
-    torch.testing.assert_close(torch.vmap(layer)(ups), torch.stack([layer(up) for up in ups]))
+    torch.testing.assert_close(torch.vmap(layer)(ups), torch.stack([layer(up, exact_linear) for up in ups]))
 
 
 @pytest.mark.parametrize("op", ("project", "expand", "merge"))
 def test_vmap_of_the_other_ops(op):
     case = doubles()
-    function, value = {
-        "project": (lambda x: torch.ops.lrk.lowrank_project(x, case.down), case.x),
-        "expand": (lambda s: torch.ops.lrk.lowrank_expand(s, case.up), torch.randn(3, 2, dtype=torch.float64)),
-        "merge": (lambda w: torch.ops.lrk.lowrank_merge(w, case.down, case.up), case.weight),
+    s = torch.randn(3, 2, dtype=torch.float64)
+    function, exact, value = {
+        "project": (lambda x: torch.ops.lrk.lowrank_project(x, case.down), lambda x: x @ case.down.mT, case.x),
+        "expand": (lambda s: torch.ops.lrk.lowrank_expand(s, case.up), lambda s: s @ case.up.mT, s),
+        "merge": (
+            lambda w: torch.ops.lrk.lowrank_merge(w, case.down, case.up),
+            lambda w: w + case.up @ case.down,
+            case.weight,
+        ),
     }[op]
     batch = torch.stack([value, 2 * value])
-    torch.testing.assert_close(torch.vmap(function)(batch), torch.stack([function(v) for v in batch]))
+    torch.testing.assert_close(torch.vmap(function)(batch), exact(batch))
 
 
 def test_vmap_over_nothing():
@@ -130,5 +135,32 @@ def test_forward_mode_raises():
         ):  # fmt: skip
             with pytest.raises(RuntimeError, match="forward-mode"):
                 call()
-    with pytest.raises((RuntimeError, NotImplementedError), match="forward mode|forward-mode"):
-        torch.func.jvp(lambda x: lrkernels.lowrank_linear(x, case.down, case.up), (case.x,), (case.x,))
+
+
+def by_jvp(f, x):
+    return torch.func.jvp(f, (x,), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    (
+        by_jvp,
+        lambda f, x: torch.func.jacfwd(f)(x),
+        lambda f, x: torch.func.hessian(lambda x: f(x).sum())(x),
+        lambda f, x: torch.vmap(lambda x: by_jvp(f, x))(x[None]),
+        lambda f, x: torch.func.grad(lambda x: by_jvp(f, x)[1].sum())(x),
+        lambda f, x: torch.func.linearize(f, x),
+    ),
+    ids=("jvp", "jacfwd", "hessian", "vmap of jvp", "grad of jvp", "linearize"),
+)
+@pytest.mark.parametrize("op", ("linear", "project", "expand", "merge"))
+def test_forward_mode_through_the_twins_raises(op, transform):
+    case = doubles()
+    function, value = {
+        "linear": (lambda x: lrkernels.lowrank_linear(x, case.down, case.up), case.x),
+        "project": (lambda x: lrkernels.lowrank_project(x, case.down), case.x),
+        "expand": (lambda s: lrkernels.lowrank_expand(s, case.up), torch.randn(3, 2, dtype=torch.float64)),
+        "merge": (lambda w: lrkernels.lowrank_merge(w, case.down, case.up), case.weight),
+    }[op]
+    with pytest.raises(RuntimeError, match=f"^lowrank_{op}: forward-mode automatic differentiation .* not supported"):
+        transform(function, value)

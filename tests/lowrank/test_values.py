@@ -72,14 +72,12 @@ def compare(case: Case, yardstick: Case | None = None) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_feature(device, dtype, feature):
-    device.skip_unless(dtype)
     compare(make_case(device.device, dtype, **FEATURES[feature]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shape(device, dtype, shape):
-    device.skip_unless(dtype)
     compare(make_case(device.device, dtype, **SHAPES[shape]))
 
 
@@ -193,7 +191,6 @@ def test_same_bits_run_to_run_and_for_any_number_of_threads(device):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_project_and_expand_compose_to_linear(device, dtype):
-    device.skip_unless(dtype)
     case = make_case(device.device, dtype, weight=False, base=True, gate="token", dropout=0.25)
     s = lrkernels.lowrank_project(case.x, case.down, case.gate, case.seed, dropout=case.dropout)
     y = lrkernels.lowrank_expand(s, case.up, case.base, case.bias, scale=case.scale)
@@ -204,7 +201,6 @@ def test_project_and_expand_compose_to_linear(device, dtype):
 @pytest.mark.parametrize("core", (False, True))
 @pytest.mark.parametrize("gate", (None, "one", "rank"))
 def test_merged_weight_gives_the_same_layer(device, dtype, core, gate):
-    device.skip_unless(dtype)
     case = make_case(device.device, dtype, core=core, gate=gate)
     merged = lrkernels.lowrank_merge(case.weight, case.down, case.up, case.core, case.gate, scale=case.scale)
     wide = case.wide()

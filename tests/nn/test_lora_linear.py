@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from philox import philox_mask
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lrkernels import reference
 from lrkernels.nn import LoRALinear
 
 
@@ -63,13 +63,53 @@ def test_factors_are_float32_over_a_half_base():
     assert LoRALinear(nn.Linear(8, 8).bfloat16(), 2, dtype=torch.bfloat16).lora_B.dtype == torch.bfloat16
 
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("base_type", [nn.Linear, Doubling])
+@pytest.mark.parametrize("factor_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_factors_of_any_dtype_serve_a_base_of_any_dtype(dtype, factor_dtype, base_type):
+    layer = LoRALinear(base_type(12, 10, dtype=dtype), 4, alpha=8, dtype=factor_dtype)
+    nn.init.normal_(layer.lora_B)
+    x, grad = torch.randn(5, 12, dtype=dtype), torch.randn(5, 10, dtype=dtype)
+    y = layer(x)
+    a, b, w, shift = (t.detach().double() for t in (layer.lora_A, layer.lora_B, layer.base_layer.weight, layer.bias))
+    base = x.double() @ w.T + shift
+    exact = (2 * base if base_type is Doubling else base) + 2 * x.double() @ a.T @ b.T
+    tolerance = 4 * max(torch.finfo(d).eps for d in (dtype, factor_dtype))
+    assert y.dtype == dtype and layer.lora_A.dtype == layer.lora_B.dtype == factor_dtype
+    assert (y.double() - exact).abs().max() <= tolerance * exact.abs().max()
+    y.backward(grad)
+    for factor, exact_grad in (
+        (layer.lora_A, 2 * b.T @ grad.double().T @ x.double()),
+        (layer.lora_B, 2 * grad.double().T @ x.double() @ a.T),
+    ):
+        assert factor.grad.dtype == factor_dtype
+        assert (factor.grad.double() - exact_grad).abs().max() <= tolerance * exact_grad.abs().max()
+    layer.merge()
+    exact = w + 2 * b @ a
+    assert layer.weight.dtype == dtype and (layer.weight.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+@pytest.mark.parametrize("factor_dtype", DTYPES, ids=str)
+def test_factors_of_any_dtype_under_autocast(factor_dtype):
+    layer, x = make(dtype=torch.float32), torch.randn(5, 12)
+    exact = x @ (layer.base_layer.weight + layer.lora_B @ layer.lora_A).T + layer.bias
+    layer.lora_A.data, layer.lora_B.data = layer.lora_A.data.to(factor_dtype), layer.lora_B.data.to(factor_dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert (y - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
 def test_dropout_is_the_mask_of_the_seed_torch_draws():
     layer, x = make(dropout=0.5, alpha=8.0), torch.randn(6, 12)
     torch.manual_seed(7)
     y = layer(x)
     torch.manual_seed(7)
-    seed = torch.randint(0, 2**62, ())
-    dropped = x * reference.dropout_mask(x.shape, x.dtype, seed, 0.5)
+    seed = int(torch.randint(0, 2**62, ()))
+    dropped = x * torch.from_numpy(philox_mask(seed, x.numel(), 0.5)).view_as(x).float()
     expected = layer.base_layer(x) + 2.0 * (dropped @ layer.lora_A.T @ layer.lora_B.T)
     torch.testing.assert_close(y, expected)
     assert not torch.equal(layer(x), y), "another forward draws another mask"
@@ -176,7 +216,9 @@ def test_train_mode_follows_the_base():
         ({"r": 2, "alpha": "16"}, TypeError, "LoRALinear: alpha is '16', expected a number"),
         ({"r": 2, "dropout": -0.1}, ValueError, "LoRALinear: dropout is -0.1, expected a probability"),
         ({"r": 2, "dropout": 1.5}, ValueError, "LoRALinear: dropout is 1.5"),
-        ({"r": 2, "dtype": torch.int8}, TypeError, "LoRALinear: dtype is torch.int8"),
+        ({"r": 2, "dtype": torch.int8}, TypeError, "LoRALinear: dtype is torch.int8, expected one of torch.float32"),
+        ({"r": 2, "dtype": torch.float8_e5m2}, TypeError, "LoRALinear: dtype is torch.float8_e5m2"),
+        ({"r": 2, "dtype": "float32"}, TypeError, "LoRALinear: dtype is 'float32'"),
     ],
 )
 def test_constructor_refuses(options, error, message):

@@ -94,6 +94,41 @@ def test_merge_without_keeping():
     assert torch.equal(layer.base_layer.weight, original)
 
 
+@pytest.mark.parametrize("base_type", [nn.Linear, Doubling])
+@pytest.mark.parametrize("way", ["keep", "fold", "unmerge", "load", "to_linear"])
+def test_merging_in_inference_mode_leaves_a_layer_that_trains(way, base_type):
+    layer, x = make(base_type=base_type), torch.randn(5, 12, requires_grad=True)
+    a, b, w = (t.detach().clone() for t in (layer.lora_A, layer.lora_B, layer.base_layer.weight))
+    with torch.inference_mode():
+        if way == "to_linear":
+            layer = layer.to_linear()
+        else:
+            layer.merge(keep=way != "fold")
+        if way == "load":
+            layer.load_state_dict(layer.state_dict())
+        if way == "unmerge":
+            layer.unmerge()
+    layer(x).sum().backward()
+    twice = 2.0 if base_type is Doubling else 1.0
+    # Merged, a base that doubles its output doubles the update too.
+    effective = twice * w + (0.5 if way == "unmerge" else twice * 0.5) * b @ a
+    torch.testing.assert_close(x.grad, effective.sum(0).expand(5, 12))
+    assert not any(t.is_inference() for t in (*layer.parameters(), *layer.buffers()))
+    if way in ("fold", "unmerge"):
+        layer.lora_B.grad = torch.ones_like(layer.lora_B)
+        torch.optim.SGD([layer.lora_B], lr=1.0).step()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_layer_made_in_inference_mode_merges_outside(keep):
+    with torch.inference_mode():
+        layer = make()
+        merged = layer.base_layer.weight + 0.5 * layer.lora_B @ layer.lora_A
+    layer.merge(keep=keep)
+    torch.testing.assert_close(layer.weight, merged)
+    assert layer.merged and layer.lora_B.any() == keep
+
+
 def test_merging_twice_or_undoing_nothing_raises():
     layer = make()
     with pytest.raises(RuntimeError, match="unmerge: not merged"):

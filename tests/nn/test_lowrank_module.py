@@ -104,6 +104,24 @@ def test_meta_device_then_assign():
     assert all(p.is_meta for p in from_meta.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn, torch.complex64, "float32"])
+def test_constructor_refuses_dtypes_the_op_has_not(dtype):
+    with pytest.raises(TypeError, match=f"LowRankLinear: dtype is {dtype!r}, expected one of torch.float32, torch.flo"):
+        LowRankLinear(8, 6, 2, dtype=dtype)
+
+
+def test_conversions_in_inference_mode_can_train_afterwards():
+    linear, x = nn.Linear(8, 6), torch.randn(3, 8, requires_grad=True)
+    with torch.inference_mode():
+        layer = LowRankLinear.from_linear(linear, 6)
+        restored = layer.to_linear()
+    for module in (layer, restored):
+        torch.testing.assert_close(module(x), linear(x))
+        assert not any(p.is_inference() for p in module.parameters())
+        module(x).sum().backward()
+        assert all(p.grad is not None for p in module.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

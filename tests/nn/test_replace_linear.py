@@ -1,5 +1,6 @@
 """replace_linear: which layers it takes, what it reports, and what it leaves as it was."""
 
+import re
 from functools import partial
 
 import pytest
@@ -76,7 +77,7 @@ def test_names_match_whole_or_as_dotted_suffix(targets, expected):
 
 
 def test_a_suffix_is_whole_components():
-    with pytest.raises(ValueError, match=r"'proj' matches no layer; close names: q_proj, v_proj|v_proj, q_proj"):
+    with pytest.raises(ValueError, match=r"'proj' matches no layer; close names: (q_proj, v_proj|v_proj, q_proj)$"):
         replace_linear(Model(), lora, target_modules=["proj"])
 
 
@@ -117,6 +118,9 @@ def test_filter_narrows_or_chooses_alone():
         (None, ValueError, "say what to replace"),
         ("q_proj", TypeError, "target_modules is 'q_proj', expected a list of names"),
         ([3], TypeError, "target_modules holds 3"),
+        (3, TypeError, "target_modules is 3, expected a list of names"),
+        (b"mlp", TypeError, "target_modules is b'mlp', expected a list of names"),
+        (re.compile("mlp"), TypeError, r"target_modules is re.compile\('mlp'\), .* \(for a pattern use filter_fn"),
     ],
 )
 def test_slips_in_target_modules_raise(targets, error, message):
@@ -126,6 +130,33 @@ def test_slips_in_target_modules_raise(targets, error, message):
     assert kinds(model, LoRALinear) == [] and all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("model", [None, [nn.Linear(8, 8)], nn.Sequential])
+def test_a_model_that_is_no_module_raises(model):
+    with pytest.raises(TypeError, match=f"replace_linear: model is {type(model).__name__}, expected an nn.Module"):
+        replace_linear(model, lora, target_modules="all-linear")
+
+
+@pytest.mark.parametrize("factory", [None, 3, "lora", nn.Linear(8, 8)])
+def test_a_factory_that_is_no_function_raises(factory):
+    model = Model()
+    with pytest.raises(TypeError, match=f"replace_linear: factory is {type(factory).__name__}, expected a function"):
+        replace_linear(model, factory, target_modules=["mlp"])
+    assert kinds(model, LoRALinear) == [] and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("result", [None, [nn.Linear(8, 8)], LoRALinear])
+def test_a_factory_that_returns_no_module_changes_nothing(result):
+    model = Model()
+    layers = dict(model.named_modules())
+    with pytest.raises(
+        TypeError, match=rf"factory returned {type(result).__name__} for 'layers.1.mlp', expected an nn"
+    ):
+        replace_linear(
+            model, lambda m: result if m is model.layers[1].mlp else lora(m), target_modules=["q_proj", "mlp"]
+        )
+    assert dict(model.named_modules()) == layers and all(p.requires_grad for p in model.parameters())
+
+
 def test_other_slips_raise():
     with pytest.raises(ValueError, match=r"no layer was chosen; the model's replaceable nn.Linear layers: layers.0"):
         replace_linear(Model(), lora, filter_fn=lambda module, fqn: False)
@@ -133,8 +164,6 @@ def test_other_slips_raise():
         replace_linear(Model(), lora, filter_fn=["q_proj"])
     with pytest.raises(ValueError, match=r"model is itself an nn.Linear.*factory\(model\)"):
         replace_linear(nn.Linear(4, 4), lora, target_modules="all-linear")
-    with pytest.raises(TypeError, match=r"factory returned NoneType for 'layers.0.mlp'"):
-        replace_linear(Model(), lambda linear: None, target_modules=["layers.0.mlp"])
 
 
 def test_a_failing_factory_names_the_layer_and_changes_nothing():
@@ -164,9 +193,10 @@ def test_factors_in_place_of_weights_leave_the_model_trainable():
     model = Model()
     report = replace_linear(model, lowrank, target_modules="all-linear")
     assert not report.frozen and all(p.requires_grad for p in model.parameters())
-    assert report.parameters_after == report.parameters_before - 7 * 0 - sum(
-        r.old.count("out_features=8") * (64 - 32) + r.old.count("out_features=12") * (96 - 40) for r in report.replaced
-    )
+    assert len(report) == 7 and report.parameters_before == sum(p.numel() for p in Model().parameters())
+    assert report.parameters_after == sum(p.numel() for p in model.parameters())
+    # Six layers of 8x8 and the head of 12x8 became two factors of rank 2.
+    assert report.parameters_after == report.parameters_before - 6 * (64 - 2 * 16) - (96 - 2 * 20)
 
 
 def test_a_second_call_adds_adapters_and_nests_none():

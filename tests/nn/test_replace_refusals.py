@@ -60,11 +60,14 @@ def test_why_the_attention_output_is_refused():
 
 def test_lora_put_there_by_hand_is_still_right():
     x, layer = torch.randn(2, 5, 8), encoder_layer()
+    before, _ = train_and_eval_outputs(layer, x)
     for name in ("linear1", "linear2"):
         adapter = LoRALinear(getattr(layer, name), 2).requires_grad_(False)
         nn.init.normal_(adapter.lora_B)
         setattr(layer, name, adapter)
-    torch.testing.assert_close(*train_and_eval_outputs(layer, x))
+    trained, evaluated = train_and_eval_outputs(layer, x)
+    torch.testing.assert_close(trained, evaluated)
+    assert (trained - before).abs().max() > 0.01, "the update acts"
 
 
 @pytest.mark.parametrize("factory", [lora, lowrank])
@@ -99,9 +102,12 @@ def test_the_decoder_layer_calls_its_layers_and_is_replaced():
     layer = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0)
     x = torch.randn(5, 2, 8)
     replace_linear(layer, lora, target_modules=["linear1", "linear2"])
-    nn.init.normal_(layer.linear1.lora_B), nn.init.normal_(layer.linear2.lora_B)
     with torch.no_grad():
-        torch.testing.assert_close(layer.train()(x, x), layer.eval()(x, x))
+        before = layer(x, x)
+        nn.init.normal_(layer.linear1.lora_B), nn.init.normal_(layer.linear2.lora_B)
+        trained, evaluated = layer.train()(x, x), layer.eval()(x, x)
+    torch.testing.assert_close(trained, evaluated)
+    assert (trained - before).abs().max() > 0.01, "the update acts"
 
 
 class Shifted(nn.Linear):

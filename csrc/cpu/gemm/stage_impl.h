@@ -29,8 +29,6 @@ template <class Vector, int step, bool second>
 [[gnu::always_inline]] inline typename Vector::Register exchange(typename Vector::Register a,
                                                                  typename Vector::Register b) {
   constexpr int L = Vector::kLanes;
-  using Index = std::conditional_t<sizeof(typename Vector::Scalar) == 8, int64_t, int32_t>;
-  typedef Index Indices __attribute__((vector_size(L * sizeof(Index))));
   constexpr auto index = [](int lane) {
     const bool from_b = (lane & step) != 0;
     if (second) return from_b ? L + lane : lane + step;
@@ -41,6 +39,8 @@ template <class Vector, int step, bool second>
     return __builtin_shufflevector(a, b, index(lane)...);
   }(std::make_integer_sequence<int, L>{});
 #else
+  using Index = std::conditional_t<sizeof(typename Vector::Scalar) == 8, int64_t, int32_t>;
+  typedef Index Indices __attribute__((vector_size(L * sizeof(Index))));
   return [&]<int... lane>(std::integer_sequence<int, lane...>) __attribute__((always_inline)) {
     return __builtin_shuffle(a, b, Indices{index(lane)...});
   }(std::make_integer_sequence<int, L>{});

@@ -1,4 +1,7 @@
 // lowrank_cpu(): picks the sum type and the path, and records what runs.
+#include <algorithm>
+#include <initializer_list>
+
 #include "cpu/lowrank/heuristics.h"
 #include "cpu/lowrank/kernels.h"
 #include "cpu/lowrank/packed_panels.h"
@@ -8,6 +11,13 @@ namespace {
 
 using cpu::LinearPath;
 
+// tests/cpp/test_cpu_lowrank.cpp runs every instruction set that its machine has; so far that was always x86-64.
+#if defined(__x86_64__)
+constexpr bool kTestedOnHardware = true;
+#else
+constexpr bool kTestedOnHardware = false;
+#endif
+
 bool sums_in_double(DType dtype) { return dtype == DType::kFloat64; }
 
 Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace) {
@@ -15,17 +25,65 @@ Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace
   plan.kernel = std::move(kernel);
   plan.reason = std::move(reason);
   plan.workspace_bytes = workspace;
-  plan.hardware_verified = true;
+  plan.hardware_verified = kTestedOnHardware;
   return plan;
+}
+
+bool is_plain(DType dtype, const Dropout& dropout, std::initializer_list<DType> others) {
+  if (dropout.active() || (dtype != DType::kFloat32 && dtype != DType::kFloat64)) return false;
+  return std::all_of(others.begin(), others.end(), [&](DType other) { return other == dtype; });
+}
+
+cpu::FactorTraits factor_traits(const ProjectArgs& args) {
+  const bool plain = !args.gate.present() && !args.projected.present() &&
+                     is_plain(args.x.dtype, args.dropout, {args.down.dtype, args.s.dtype});
+  return {args.x.rows * args.x.cols * args.down.rows, args.x.rows, args.x.dtype, plain};
+}
+
+cpu::FactorTraits factor_traits(const LinearArgs& args) {
+  const bool plain = !args.weight.present() && !(args.base.present() && args.bias.present()) &&
+                     is_plain(args.y.dtype, args.dropout, {args.s.dtype, args.up.dtype}) &&
+                     (!args.bias.present() || args.bias.dtype == args.y.dtype);
+  return {args.y.rows * args.y.cols * args.s.cols, args.y.rows, args.y.dtype, plain};
+}
+
+cpu::FactorTraits factor_traits(const FactorGradArgs& args) {
+  const bool plain = is_plain(args.x.dtype, args.dropout, {args.s.dtype, args.grad.dtype});
+  return {args.x.rows * args.x.cols * args.s.cols, args.x.rows, args.x.dtype, plain};
+}
+
+/// Of a product with one small side: the library, or our one kernel for it.
+Plan factor_plan(const cpu::FactorTraits& traits, const std::string& name, std::string reason, size_t workspace) {
+  const std::string forced = forced_kernel();
+  const bool preferred = cpu::prefers_library(traits, cpu_info(), selected_cpu_isa());
+  const bool library = cpu::uses_library(traits, name, forced);
+  const std::string named = "force(\"" + forced + "\")";
+  const char* why = cpu::library_reason(traits, selected_cpu_isa());
+  Plan plan = single_kernel_plan(library ? cpu::kLibraryGemm : name,
+                                 library != preferred ? named : library ? why : std::move(reason),
+                                 library ? 0 : workspace);
+  plan.library_gemm = library;
+  plan.rejected.push_back({library ? name : cpu::kLibraryGemm,
+                           library != preferred ? named + " names another" : std::string(why)});
+  return plan;
+}
+
+bool library_project(const ProjectArgs& args, const Context&) {
+  const cpu::FactorTraits traits = factor_traits(args);
+  return cpu::uses_library(traits, cpu::project_name(args.x.dtype, cpu::project_is_packed(args)), forced_kernel());
+}
+
+bool library_factor_grad(const FactorGradArgs& args, const Context&) {
+  return cpu::uses_library(factor_traits(args), cpu::factor_grad_name(args.x.dtype), forced_kernel());
 }
 
 Plan plan_project(const ProjectArgs& args, const Context&) {
   const bool packed = cpu::project_is_packed(args);
-  return single_kernel_plan(cpu::project_name(args.x.dtype, packed),
-                            packed ? "the rank is large enough to pay for packing x"
-                                   : "both operands run along the depth: x is read once and not packed",
-                            sums_in_double(args.x.dtype) ? cpu::project_workspace<double>(args)
-                                                         : cpu::project_workspace<float>(args));
+  return factor_plan(factor_traits(args), cpu::project_name(args.x.dtype, packed),
+                     packed ? "the rank is large enough to pay for packing x"
+                            : "both operands run along the depth: x is read once and not packed",
+                     sums_in_double(args.x.dtype) ? cpu::project_workspace<double>(args)
+                                                  : cpu::project_workspace<float>(args));
 }
 
 Status project(const ProjectArgs& args, const Context& context) {
@@ -66,26 +124,35 @@ size_t linear_workspace(const LinearArgs& args, LinearPath path) {
 
 Plan plan_linear(const LinearArgs& args, const Context&) {
   if (!args.weight.present())
-    return single_kernel_plan(cpu::expand_name(args.y.dtype), "no weight: y is read and written once",
-                              linear_workspace(args, LinearPath::kPacked));
+    return factor_plan(factor_traits(args), cpu::expand_name(args.y.dtype), "no weight: y is read and written once",
+                       linear_workspace(args, LinearPath::kPacked));
   const cpu::LinearTraits traits = traits_of(args);
   const std::string forced = forced_kernel();
-  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), selected_cpu_isa());
+  const CpuIsa isa = selected_cpu_isa();
+  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), isa);
   const LinearPath chosen = choose_path(traits, preferred, true, forced);
   Plan plan = single_kernel_plan(
       cpu::linear_name(chosen, traits.dtype),
-      chosen == preferred ? cpu::reason_for(chosen, preferred, traits) : "force(\"" + forced + "\")", 0);
+      chosen == preferred ? cpu::reason_for(chosen, preferred, traits, isa) : "force(\"" + forced + "\")", 0);
   for (LinearPath path : cpu::kLinearPaths) {
     if (path == chosen) continue;
     plan.rejected.push_back({cpu::linear_name(path, traits.dtype),
                              path == preferred ? "force(\"" + forced + "\") names another"
-                                               : cpu::reason_for(path, preferred, traits)});
+                                               : cpu::reason_for(path, preferred, traits, isa)});
   }
-  plan.library_gemm_first = chosen == LinearPath::kLibrary;
+  plan.library_gemm = chosen == LinearPath::kLibrary;
   LinearArgs run = args;
-  if (plan.library_gemm_first) run.x = {}, run.weight = {}, run.bias = {}, run.base = args.y;
+  if (plan.library_gemm) run.x = {}, run.weight = {}, run.bias = {}, run.base = args.y;
   plan.workspace_bytes = linear_workspace(run, chosen);
   return plan;
+}
+
+bool library_linear(const LinearArgs& args, const Context&) {
+  const std::string forced = forced_kernel();
+  if (!args.weight.present()) return cpu::uses_library(factor_traits(args), cpu::expand_name(args.y.dtype), forced);
+  const cpu::LinearTraits traits = traits_of(args);
+  const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), selected_cpu_isa());
+  return choose_path(traits, preferred, true, forced) == LinearPath::kLibrary;
 }
 
 template <class T>
@@ -112,7 +179,7 @@ Status linear(const LinearArgs& args, const Context& context) {
 Plan plan_factor_grad(const FactorGradArgs& args, const Context&) {
   const std::string& name = cpu::factor_grad_name(args.x.dtype);
   if (args.grad.rows == 0 || args.grad.cols == 0) return single_kernel_plan(name, "nothing to compute", 0);
-  return single_kernel_plan(name, "rows of s and x are the tiles' operands as they lie in memory",
+  return factor_plan(factor_traits(args), name, "rows of s and x are the tiles' operands as they lie in memory",
                             sums_in_double(args.x.dtype) ? cpu::factor_grad_workspace<double>(args)
                                                          : cpu::factor_grad_workspace<float>(args));
 }
@@ -127,8 +194,9 @@ Status factor_grad(const FactorGradArgs& args, const Context& context) {
 }  // namespace
 
 const LowRankBackend& lowrank_cpu() {
-  static constexpr LowRankBackend backend{"cpu",   plan_project, plan_linear, plan_factor_grad,
-                                          project, linear,       factor_grad};
+  static constexpr LowRankBackend backend{"cpu",           plan_project,   plan_linear, plan_factor_grad,
+                                          project,         linear,         factor_grad,
+                                          library_project, library_linear, library_factor_grad, cpu::kernel_names};
   return backend;
 }
 

@@ -18,6 +18,11 @@ bool has_few_rows(const LinearTraits& traits) {
 /// library + expand: 64 x 1024 x 1024 1.22 and 1.06; 512 x 4096 x 512 0.92 and 0.98; 1024 x 2048 x 2048 0.96 and 1.05.
 constexpr int64_t kRowsBeforeMkl = 128;
 
+/// From here on MKL's GEMM computes a factor product in 0.5 to 1.0 of our time on Intel (one thread of Cascade Lake:
+/// 512 x 1024, rank 16 and 64, project 0.88 and 1.0, expand 0.5 and 0.75; 2048 x 2048, rank 64, 0.8 to 1.25). Below, the
+/// calls weigh more.
+constexpr int64_t kLibraryMultiplyAdds = 1 << 17;
+
 /// Whether torch's GEMM and a fused expand are faster than the fused kernel.
 bool library_is_faster(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa isa) {
   if (isa == CpuIsa::kPortable) return true;  // nothing here is tuned for such a CPU; its torch may be
@@ -71,6 +76,32 @@ const Names& names(DType dtype) {
 
 }  // namespace
 
+const std::string kLibraryGemm = "library_gemm";
+
+bool is_small(const FactorTraits& traits) {
+  return traits.rows <= kFewRows || traits.multiply_adds < kLibraryMultiplyAdds;
+}
+
+bool prefers_library(const FactorTraits& traits, const CpuInfo& cpu, CpuIsa isa) {
+  return traits.plain && !is_small(traits) && (cpu.intel || isa == CpuIsa::kPortable);
+}
+
+const char* library_reason(const FactorTraits& traits, CpuIsa isa) {
+  if (!traits.plain) return "dropout, a gate, a half type or several dtypes: more than a GEMM computes";
+  if (is_small(traits)) return "little work: the library's call would weigh more";
+  if (isa == CpuIsa::kPortable) return "the portable kernels are tuned for no CPU, torch's GEMM may be for this one";
+  return cpu_info().intel ? "a plain product of this size: MKL was measured faster on Intel"
+                          : "torch's GEMM was not measured faster on CPUs like this";
+}
+
+bool uses_library(const FactorTraits& traits, const std::string& name, const std::string& forced) {
+  const bool preferred = prefers_library(traits, cpu_info(), selected_cpu_isa());
+  if (forced.empty() || !traits.plain) return preferred;
+  const bool library_named = kLibraryGemm.find(forced) != std::string::npos;
+  const bool kernel_named = name.find(forced) != std::string::npos;
+  return library_named == kernel_named ? preferred : library_named;
+}
+
 bool is_possible(LinearPath path, const LinearTraits& traits) {
   return path != LinearPath::kFewRows || traits.weight_rows_contiguous;
 }
@@ -83,7 +114,8 @@ LinearPath preferred_path(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa
   return !has_few_rows(traits) && library_is_faster(traits, cpu, isa) ? LinearPath::kLibrary : preferred_kernel(traits);
 }
 
-std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits) {
+std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits& traits, CpuIsa isa) {
+  const bool measured = isa != CpuIsa::kPortable;
   const std::string rows = std::to_string(traits.rows) + (traits.rows == 1 ? " row" : " rows");
   switch (path) {
     case LinearPath::kFewRows:
@@ -91,12 +123,16 @@ std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits
       return path == preferred ? rows + ": the weight is read once, in place" : rows + " are worth packing the weight";
     case LinearPath::kPacked:
       if (path == preferred) return "the low-rank term is part of the depth loop and y is written once";
-      return preferred == LinearPath::kFewRows ? rows + " are not worth packing the weight"
-                                               : "torch's GEMM gains more here than fusing does";
+      return preferred == LinearPath::kFewRows   ? rows + " are not worth packing the weight"
+             : measured                          ? "torch's GEMM gains more here than fusing does"
+                                                 : "nothing here is tuned for this CPU";
     case LinearPath::kLibrary:
-      return path == preferred
-                 ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest is fused"
-                 : rows + " in " + name_of(traits.dtype) + ": fused was measured faster on CPUs like this";
+      if (path != preferred) {
+        return measured ? rows + " in " + name_of(traits.dtype) + ": fused was measured faster on CPUs like this"
+                        : rows + ": it would write y twice";
+      }
+      return measured ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest is fused"
+                      : "the portable kernels are tuned for no CPU, torch's GEMM may be for this one; the rest is fused";
   }
   return "";
 }
@@ -110,5 +146,14 @@ const std::string& project_name(DType dtype, bool packed) {
   return packed ? names(dtype).project_packed : names(dtype).project;
 }
 const std::string& factor_grad_name(DType dtype) { return names(dtype).factor_grad; }
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> all{kLibraryGemm};
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Names& of = names(dtype);
+    all.insert(all.end(), {of.few_rows, of.packed, of.library, of.expand, of.project, of.project_packed, of.factor_grad});
+  }
+  return all;
+}
 
 }  // namespace lrk::cpu

@@ -12,6 +12,11 @@ const LowRankBackend kBackend = {
 #endif
     &lowrank::plan_project, &lowrank::plan_linear, &lowrank::plan_factor_grad,
     &lowrank::run_project,  &lowrank::run_linear,  &lowrank::run_factor_grad,
+    // A product with one small side is memory's: the kernels read and write it once, as a library would.
+    [](const ProjectArgs&, const Context&) { return false; },
+    &lowrank::library_linear,
+    [](const FactorGradArgs&, const Context&) { return false; },
+    &lowrank::kernel_names,
 };
 
 }  // namespace

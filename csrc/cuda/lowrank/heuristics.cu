@@ -25,8 +25,19 @@ constexpr Candidate<SplitTile> kSplitCandidates[] = {
     {SplitTile::kSimt64x64x16, "simt_64x64x16", 64, 64, 16, false, false},
 };
 
+constexpr const char* kLibrary = "library_gemm+lowrank_expand";
+
 const char* short_name(DType dtype) {
   return dtype == DType::kBFloat16 ? "bf16" : dtype == DType::kFloat16 ? "f16" : "f32";
+}
+
+std::string name_of(const Candidate<LinearTile>& candidate, const LinearProblem& problem) {
+  return std::string(problem.has_weight ? "lowrank_linear_" : "lowrank_expand_") + candidate.name + "_" +
+         short_name(problem.dtype) + (problem.weight_across && candidate.half ? "_transposed" : "");
+}
+
+std::string name_of(const Candidate<SplitTile>& candidate, const SplitProblem& problem) {
+  return std::string("lowrank_") + problem.operation + "_" + candidate.name + "_" + short_name(problem.dtype);
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -59,14 +70,14 @@ std::string unsuited(const Candidate<SplitTile>& candidate, const SplitProblem& 
 }
 
 /// The forced candidate if there is one that can run, else the first that suits, else the last that can run.
-template <class Tile, size_t kCount, class Problem, class Name>
+template <class Tile, size_t kCount, class Problem>
 void choose_candidate(const Candidate<Tile> (&candidates)[kCount], const Problem& problem, const std::string& forced,
-                      const Name& name, Choice<Tile>& choice) {
+                      Choice<Tile>& choice) {
   const Candidate<Tile>* possible = nullptr;
   if (!forced.empty()) {
     for (const auto& candidate : candidates) {
       if (!impossible(candidate, problem.dtype, problem.wide).empty()) continue;
-      if (choice.candidate == nullptr && name(candidate).find(forced) != std::string::npos)
+      if (choice.candidate == nullptr && name_of(candidate, problem).find(forced) != std::string::npos)
         choice.candidate = &candidate;
     }
     if (choice.candidate != nullptr) choice.reason = "forced by \"" + forced + "\"";
@@ -84,30 +95,31 @@ void choose_candidate(const Candidate<Tile> (&candidates)[kCount], const Problem
       possible = &candidate;
       if (why_not.empty()) why_not = "another one is preferred";
     }
-    choice.rejected.push_back({name(candidate), why_not});
+    choice.rejected.push_back({name_of(candidate, problem), why_not});
   }
   if (choice.candidate == nullptr) {
     choice.candidate = possible;
     choice.reason = "the only kind that can run";
-    const std::string kernel = name(*possible);
+    const std::string kernel = name_of(*possible, problem);
     const auto same = [&](const Rejected& rejected) { return rejected.kernel == kernel; };
     choice.rejected.erase(std::remove_if(choice.rejected.begin(), choice.rejected.end(), same), choice.rejected.end());
   }
-  choice.kernel = name(*choice.candidate);
+  choice.kernel = name_of(*choice.candidate, problem);
 }
 
 }  // namespace
 
+bool prefers_library(const LinearProblem& problem, const std::string& forced) {
+  if (!problem.has_weight) return false;
+  return forced.empty() ? !kEmulated : choose_linear(problem, forced).library_gemm;
+}
+
 Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string& forced) {
   Choice<LinearTile> choice;
-  const auto name = [&](const Candidate<LinearTile>& candidate) {
-    return std::string(problem.has_weight ? "lowrank_linear_" : "lowrank_expand_") + candidate.name + "_" +
-           short_name(problem.dtype) + (problem.weight_across && candidate.half ? "_transposed" : "");
-  };
-  choose_candidate(kLinearCandidates, problem, forced, name, choice);
+  choose_candidate(kLinearCandidates, problem, forced, choice);
   if (!problem.has_weight) return choice;
 
-  const std::string library = "library_gemm + lowrank_expand";
+  const std::string library = kLibrary;
   const bool forced_fused = choice.reason.rfind("forced", 0) == 0;
   const bool forced_library = !forced_fused && !forced.empty() && library.find(forced) != std::string::npos;
   if (forced_fused || (kEmulated && !forced_library)) {
@@ -120,16 +132,13 @@ Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string
   choice.kernel = library;
   choice.reason = forced_library ? "forced by \"" + forced + "\""
                                  : "the default until a fused kernel is measured faster";
-  choice.library_gemm_first = true;
+  choice.library_gemm = true;
   return choice;
 }
 
 Choice<SplitTile> choose_split(const SplitProblem& problem, const std::string& forced) {
   Choice<SplitTile> choice;
-  const auto name = [&](const Candidate<SplitTile>& candidate) {
-    return std::string("lowrank_") + problem.operation + "_" + candidate.name + "_" + short_name(problem.dtype);
-  };
-  choose_candidate(kSplitCandidates, problem, forced, name, choice);
+  choose_candidate(kSplitCandidates, problem, forced, choice);
 
   // Enough parts for every multiprocessor to hold a few blocks, but each part long enough (four tiles) that its
   // partial sums are few beside what it reads.
@@ -144,6 +153,31 @@ Choice<SplitTile> choose_split(const SplitProblem& problem, const std::string& f
   choice.splits = int(std::max<int64_t>(1, ceil_div(sum_tiles, per_split)));
   if (choice.splits > 1) choice.reason += "; the sum is cut into " + std::to_string(choice.splits) + " parts";
   return choice;
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names{kLibrary};
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    LinearProblem linear;
+    linear.dtype = dtype;
+    for (const bool has_weight : {true, false}) {
+      for (const bool across : {false, true}) {
+        linear.has_weight = has_weight, linear.weight_across = across;
+        for (const auto& candidate : kLinearCandidates) {
+          if (!impossible(candidate, dtype, true).empty() || (across && !candidate.half)) continue;
+          names.push_back(name_of(candidate, linear));
+        }
+      }
+    }
+    SplitProblem split;
+    split.dtype = dtype;
+    for (const char* operation : {"project", "factor_grad"}) {
+      split.operation = operation;
+      for (const auto& candidate : kSplitCandidates)
+        if (impossible(candidate, dtype, true).empty()) names.push_back(name_of(candidate, split));
+    }
+  }
+  return names;
 }
 
 }  // namespace lowrank

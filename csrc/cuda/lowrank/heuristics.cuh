@@ -55,20 +55,26 @@ struct Choice {
   const Candidate<Tile>* candidate = nullptr;
   std::string kernel, reason;
   std::vector<Rejected> rejected;
-  bool library_gemm_first = false;
+  bool library_gemm = false;
   int splits = 1, blocks_per_split = 0;
 
   Plan plan(size_t workspace_bytes) const {
     Plan result;
     result.kernel = kernel, result.reason = reason, result.rejected = rejected;
-    result.workspace_bytes = workspace_bytes, result.library_gemm_first = library_gemm_first;
+    result.workspace_bytes = workspace_bytes, result.library_gemm = library_gemm;
     return result;
   }
 };
 
+/// Whether the library computes the dense product: what choose_linear says in Choice::library_gemm, without the words.
+bool prefers_library(const LinearProblem& problem, const std::string& forced);
+
 /// `forced` is the substring of force_kernel(), empty for the heuristics' own choice.
 Choice<LinearTile> choose_linear(const LinearProblem& problem, const std::string& forced);
 Choice<SplitTile> choose_split(const SplitProblem& problem, const std::string& forced);
+
+/// Every name a choice may have.
+std::vector<std::string> kernel_names();
 
 }  // namespace lowrank
 }  // namespace LRK_TARGET

@@ -33,6 +33,7 @@ Status launch_split_simt(SplitTile tile, const SplitSimtParameters<FactorGradOut
 /// The three primitives and their plans (linear.cu, project.cu, factor_grad.cu).
 Plan plan_linear(const LinearArgs& args, const Context& context);
 Status run_linear(const LinearArgs& args, const Context& context);
+bool library_linear(const LinearArgs& args, const Context& context);
 Plan plan_project(const ProjectArgs& args, const Context& context);
 Status run_project(const ProjectArgs& args, const Context& context);
 Plan plan_factor_grad(const FactorGradArgs& args, const Context& context);

@@ -123,8 +123,14 @@ Plan plan_linear(const LinearArgs& original, const Context& context) {
   }
   const LinearProblem problem = problem_of(args, context);
   const Choice<LinearTile> choice = choose_linear(problem, forced_kernel());
-  if (choice.library_gemm_first || !is_half(problem.dtype)) return choice.plan(0);
+  if (choice.library_gemm || !is_half(problem.dtype)) return choice.plan(0);
   return choice.plan(MmaOperands(args, problem, choice.candidate->wide).workspace.bytes());
+}
+
+bool library_linear(const LinearArgs& original, const Context& context) {
+  if (!original.weight.present()) return false;
+  const LinearArgs args = simplified(original);
+  return unsupported(args).empty() && prefers_library(problem_of(args, context), forced_kernel());
 }
 
 Status run_linear(const LinearArgs& original, const Context& context) {
@@ -133,12 +139,12 @@ Status run_linear(const LinearArgs& original, const Context& context) {
   if (args.y.rows == 0 || args.y.cols == 0) return {};
   const LinearProblem problem = problem_of(args, context);
   const Choice<LinearTile> choice = choose_linear(problem, forced_kernel());
-  // Called with a weight although the plan prefers the library: the fused kernel it would have chosen runs.
   GlobalMemory memory;
   memory.reads(args.x, "x").reads(args.weight, "weight").reads(args.base, "base").reads(args.bias, "bias");
   memory.reads(args.s, "s").reads(args.up, "up").reads(args.dropout.seed, sizeof(int64_t), "seed");
   memory.writes(args.y, "y");
-  record_dispatch(choice.library_gemm_first ? choice.rejected.front().kernel : choice.kernel);
+  // Called with a weight although the plan prefers the library: the fused kernel it would have chosen runs.
+  record_dispatch(choice.library_gemm ? choice.rejected.front().kernel : choice.kernel);
   return is_half(problem.dtype) ? run_mma(args, problem, *choice.candidate, context, memory)
                                 : run_simt(args, *choice.candidate, context);
 }

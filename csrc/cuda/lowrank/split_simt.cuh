@@ -2,7 +2,7 @@
 // s with A = x, m = row, n = rank, and grad with A = xT, m = column, n = rank. FMA only, no TF32.
 //
 // Floor: A read once; 2 m n k float32 operations.
-// Idea: as project_mma.cuh; operands have any strides, because their copies into shared memory transpose on the way.
+// Idea: as split_mma.cuh; operands have any strides, because their copies into shared memory transpose on the way.
 #pragma once
 
 #include "device/simt_product.cuh"

@@ -10,6 +10,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "lrk/context.h"
 #include "lrk/plan.h"
@@ -62,6 +64,12 @@ struct LowRankBackend {
   Status (*project)(const ProjectArgs&, const Context&);
   Status (*linear)(const LinearArgs&, const Context&);
   Status (*factor_grad)(const FactorGradArgs&, const Context&);
+  /// Plan::library_gemm without the plan's words: asked before every call by callers that have a library.
+  bool (*library_project)(const ProjectArgs&, const Context&);
+  bool (*library_linear)(const LinearArgs&, const Context&);
+  bool (*library_factor_grad)(const FactorGradArgs&, const Context&);
+  /// Every name a plan of this backend may give on this machine: what force_kernel() can mean.
+  std::vector<std::string> (*kernel_names)();
 };
 
 const LowRankBackend& lowrank_cpu();

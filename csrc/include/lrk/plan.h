@@ -21,8 +21,9 @@ struct Plan {
   std::vector<Rejected> rejected;
   size_t workspace_bytes = 0;
   bool hardware_verified = false;
-  /// The caller computes the dense product with its library GEMM first and passes it as `base` (weight absent).
-  bool library_gemm_first = false;
+  /// The caller computes it with its library GEMM. Of a linear with a weight only x weightT + bias: the rest is another
+  /// linear, without the weight, whose base that is.
+  bool library_gemm = false;
 };
 
 /// Appends `kernel` to the running trace and to the log (LRK_LOG=dispatch). Cheap when neither is on.

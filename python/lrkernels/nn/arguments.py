@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
+
+from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 
 
 def check_size(module: str, argument: str, value: int) -> None:
@@ -34,6 +37,11 @@ def check_finite(module: str, argument: str, value: float) -> None:
         raise ValueError(f"{module}: {argument} is {value}, expected a finite number")
 
 
+def check_dtype(module: str, dtype: torch.dtype | None) -> None:
+    if dtype is not None and dtype not in KERNEL_DTYPES:
+        raise TypeError(f"{module}: dtype is {dtype!r}, expected one of {', '.join(map(str, KERNEL_DTYPES))}")
+
+
 def check_dropout(module: str, dropout: float) -> None:
     check_finite(module, "dropout", dropout)
     if not 0.0 <= dropout <= 1.0:
@@ -48,14 +56,14 @@ def check_linear(module: str, argument: str, linear: nn.Module) -> None:
 
 
 def has_dense_weight(linear: nn.Linear) -> bool:
-    """Whether ``linear.weight`` is the [out, in] matrix itself, not the packed storage of a quantised one."""
+    """Whether ``linear.weight`` is the [out, in] matrix itself, not a quantised one or the packed storage of one."""
     weight = linear.weight
-    return weight.is_floating_point() and tuple(weight.shape) == (linear.out_features, linear.in_features)
+    return weight.dtype in KERNEL_DTYPES and tuple(weight.shape) == (linear.out_features, linear.in_features)
 
 
 def check_dense_weight(module: str, argument: str, linear: nn.Linear) -> None:
     if not has_dense_weight(linear):
         raise TypeError(
             f"{module}: {argument}.weight is {linear.weight.dtype} of shape {tuple(linear.weight.shape)}, "
-            f"expected a floating-point ({linear.out_features}, {linear.in_features})"
+            f"expected ({linear.out_features}, {linear.in_features}) in one of {', '.join(map(str, KERNEL_DTYPES))}"
         )

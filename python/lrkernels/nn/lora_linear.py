@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrkernels.nn.arguments import check_dropout, check_finite, check_linear, check_rank, has_dense_weight
+from lrkernels.nn.arguments import check_dropout, check_dtype, check_finite, check_linear, check_rank, has_dense_weight
 from lrkernels.ops import lowrank_linear, lowrank_merge
+from lrkernels.ops._lowrank_checks import HALF_DTYPES
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -47,7 +47,9 @@ class LoRALinear(nn.Module):
     y is ``[..., out_features]``, in the dtype that base_layer(x) has.
     Dtypes: the factors are float32 where the base weight is half precision or quantised (small updates would round
     away in bfloat16), else the base weight's dtype; ``dtype`` overrides. float32 factors serve bfloat16 and float16
-    activations without casting them up. The device is the base weight's unless ``device`` says otherwise.
+    activations without casting them up. Factors that the op does not take beside the activations are cast in every
+    forward, to float32 beside half precision, else to the activations' dtype: ``dtype=torch.bfloat16`` over a float32
+    base saves memory, not time. The device is the base weight's unless ``device`` says otherwise.
     ``state_dict`` keys: ``lora_A``, ``lora_B`` and the base layer's, ``base_layer.weight`` and ``base_layer.bias``.
 
     ``alpha`` defaults to r, a scale of 1 without ``rslora``. lora_A starts as ``nn.Linear``'s weight would, lora_B at
@@ -86,8 +88,7 @@ class LoRALinear(nn.Module):
         check_rank("LoRALinear", "r", r, base_layer.in_features, base_layer.out_features)
         check_finite("LoRALinear", "alpha", r if alpha is None else alpha)
         check_dropout("LoRALinear", dropout)
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"LoRALinear: dtype is {dtype}, expected a floating-point dtype")
+        check_dtype("LoRALinear", dtype)
         super().__init__()
         self.in_features = base_layer.in_features
         self.out_features = base_layer.out_features
@@ -130,7 +131,7 @@ class LoRALinear(nn.Module):
             raise AttributeError("LoRALinear: base_layer.weight is not a floating-point [out, in] matrix")
         if self._folded:
             return self.base_layer.weight
-        return lowrank_merge(self.base_layer.weight, self.lora_A, self.lora_B, scale=self.scale)
+        return self._merged_with(self.base_layer.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -153,11 +154,25 @@ class LoRALinear(nn.Module):
             return base_layer(x, *args, **kwargs)
         dropout = self.dropout if self.training else 0.0
         seed = torch.randint(0, 2**62, (), device=x.device) if dropout > 0.0 else None
-        update = partial(lowrank_linear, down=self.lora_A, up=self.lora_B, seed=seed, scale=self.scale, dropout=dropout)
         if plain:
-            return update(x, weight=base_layer.weight, bias=base_layer.bias)
-        base = base_layer(x, *args, **kwargs)
-        return update(x.to(base.dtype), base=base)
+            operands = {"weight": base_layer.weight, "bias": base_layer.bias}
+        else:
+            base = base_layer(x, *args, **kwargs)
+            x, operands = x.to(base.dtype), {"base": base}
+        down, up = self._factors_beside(x.dtype)
+        return lowrank_linear(x, down, up, seed=seed, scale=self.scale, dropout=dropout, **operands)
+
+    def _factors_beside(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """lora_A and lora_B in dtypes that the op takes beside activations or a weight of ``dtype``."""
+        wide = torch.float32 if dtype in HALF_DTYPES else dtype
+        return tuple(
+            factor if factor.dtype in (dtype, wide) or not wide.is_floating_point else factor.to(wide)
+            for factor in (self.lora_A, self.lora_B)
+        )
+
+    def _merged_with(self, weight: Tensor) -> Tensor:
+        down, up = self._factors_beside(weight.dtype)
+        return lowrank_merge(weight, down, up, scale=self.scale)
 
     def _merged(self) -> Tensor:
         """weight + scale·lora_B·lora_A, accumulated in float32 or wider, rounded once, and finite."""
@@ -169,8 +184,9 @@ class LoRALinear(nn.Module):
             )
         if base_weight.is_meta:
             raise RuntimeError("LoRALinear.merge: base_layer.weight is on the meta device; load the weights first")
-        with torch.no_grad():
-            merged = lowrank_merge(base_weight, self.lora_A, self.lora_B, scale=self.scale)
+        # A tensor made in inference mode could never take part in training again.
+        with torch.inference_mode(False), torch.no_grad():
+            merged = self._merged_with(base_weight)
             if not torch.isfinite(merged).all():
                 raise ValueError(
                     f"LoRALinear.merge: the merged weight has NaN or Inf in {merged.dtype}; nothing was changed"
@@ -192,8 +208,9 @@ class LoRALinear(nn.Module):
         if keep:
             self.merged_weight = merged
             return
+        with torch.inference_mode(self.lora_B.is_inference()):  # where such a tensor may be written
+            nn.init.zeros_(self.lora_B)
         self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
-        nn.init.zeros_(self.lora_B)
         self._folded = True
 
     def unmerge(self) -> None:
@@ -204,6 +221,7 @@ class LoRALinear(nn.Module):
             raise RuntimeError("LoRALinear.unmerge: not merged")
         self.merged_weight = None
 
+    @torch.inference_mode(False)
     def to_linear(self) -> nn.Linear:
         """A copy of the base layer with the merged weight (and the base's class, bias, hooks and frozen state).
 
@@ -211,7 +229,7 @@ class LoRALinear(nn.Module):
         """
         base_weight = self.base_layer.weight
         if self.merged_weight is not None:
-            merged = self.merged_weight.clone()
+            merged = self.merged_weight.detach().clone()
         else:
             merged = base_weight.detach().clone() if self._folded else self._merged()
         # A weight already in the memo is not copied: the copy gets the merged one in its place.

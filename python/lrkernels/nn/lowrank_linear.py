@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lrkernels.nn.arguments import check_dense_weight, check_linear, check_rank, check_size
+from lrkernels.nn.arguments import check_dense_weight, check_dtype, check_linear, check_rank, check_size
 from lrkernels.ops import lowrank_linear
 
 
@@ -27,7 +27,8 @@ class LowRankLinear(nn.Module):
     uniform with variance 1 / in, so that x·downᵀ keeps the size of x, and ``up`` has the variance 1 / (3·rank) that
     ``nn.Linear(rank, out)`` has. The bias is ``nn.Linear``'s.
 
-    Raises ValueError when a size is below 1 or the rank above min(in, out), TypeError when a size is no int.
+    Raises ValueError when a size is below 1 or the rank above min(in, out), TypeError when a size is no int
+    or ``dtype`` is another than these.
 
     Denil, Shakibi, Dinh, Ranzato and de Freitas, "Predicting parameters in deep learning", NeurIPS 2013.
     """
@@ -44,6 +45,7 @@ class LowRankLinear(nn.Module):
         check_size("LowRankLinear", "in_features", in_features)
         check_size("LowRankLinear", "out_features", out_features)
         check_rank("LowRankLinear", "rank", rank, in_features, out_features)
+        check_dtype("LowRankLinear", dtype)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -70,6 +72,7 @@ class LowRankLinear(nn.Module):
         return lowrank_linear(x, self.down, self.up, bias=self.bias)
 
     @classmethod
+    @torch.inference_mode(False)  # the factors shall be able to train, wherever they are made
     @torch.no_grad()
     def from_linear(cls, linear: nn.Linear, rank: int) -> LowRankLinear:
         """The best approximation of a linear layer at a rank, by truncated SVD.
@@ -109,6 +112,7 @@ class LowRankLinear(nn.Module):
             layer.bias = nn.Parameter(linear.bias.clone(), requires_grad=linear.bias.requires_grad)
         return layer
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
         """The ``nn.Linear`` with weight up·down, multiplied in float32 or wider and rounded once, and a copied bias."""

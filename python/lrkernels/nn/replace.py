@@ -54,6 +54,13 @@ def replace_linear(
     linear layer; TypeError for arguments or factory results of a wrong type; and what the factory raises, where it is
     one of these with the name of the layer.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"replace_linear: model is {type(model).__name__}, expected an nn.Module")
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise TypeError(
+            f"replace_linear: factory is {type(factory).__name__}, expected a function that takes an nn.Linear and "
+            "returns the module to put in its place"
+        )
     report = ReplaceReport()
     report.parameters_before, report.trainable_before = count_parameters(model)
     chosen = selection.choose(model, selection.linear_layers(model), target_modules, filter_fn, report)

@@ -131,7 +131,7 @@ def _target_names(
         )
     if target_modules is None or target_modules == "all-linear":
         return None
-    if isinstance(target_modules, str):
+    if isinstance(target_modules, (str, bytes)) or not isinstance(target_modules, Iterable):
         raise TypeError(
             f'replace_linear: target_modules is {target_modules!r}, expected a list of names or "all-linear" '
             "(for a pattern use filter_fn)"

@@ -3,22 +3,26 @@ for the raw ops, and tests/lowrank/test_errors.py holds the two together."""
 
 from __future__ import annotations
 
-import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+_FLOAT32_MAX, _FLOAT64_MAX = torch.finfo(torch.float32).max, torch.finfo(torch.float64).max
 
 
 def _tensor(op: str, name: str, value, optional: bool = False) -> None:
     if not (isinstance(value, Tensor) or (optional and value is None)):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, expected a torch.Tensor{' or None' * optional}")
+    if value is not None and (value.layout != torch.strided or value.is_nested):
+        layout = "a nested" if value.layout == torch.strided else str(value.layout)
+        raise TypeError(f"{op}: {name} has {layout} layout, expected torch.strided: make it dense first")
 
 
 def _number(op: str, name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, expected a float")
 
 
@@ -53,10 +57,14 @@ def _bias(op: str, bias: Tensor, out: int, x_name: str, x: Tensor) -> None:
     _kind(op, "bias", bias, x_name, x, True)
 
 
-def _scale(op: str, scale: float) -> None:
+def _scale(op: str, scale: float, x_name: str, x: Tensor) -> None:
+    """Sums are float32 unless x is float64; there a larger scale is infinite, and infinity times zero is no number."""
     _number(op, "scale", scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"{op}: scale is {scale}, expected a finite number")
+    if not -_FLOAT64_MAX <= scale <= _FLOAT64_MAX:
+        value = "too large an int" if isinstance(scale, int) else scale
+        raise ValueError(f"{op}: scale is {value}, expected a finite number")
+    if abs(scale) > _FLOAT32_MAX and x.dtype != torch.float64:
+        raise ValueError(f"{op}: scale is {scale:g}, expected a float32 number because {x_name} is {x.dtype}")
 
 
 def _dropout(op: str, seed: Tensor | None, dropout: float, x: Tensor) -> None:
@@ -116,7 +124,9 @@ def _gate(op: str, gate: Tensor | None, rank: int, x_name: str, x: Tensor, per_t
     _kind(op, "gate", gate, x_name, x, True)
 
 
-def check_linear(op, x, down, up, weight, bias, core, gate, base, seed, scale, dropout) -> None:
+def check_linear(
+    op, x, down, up, weight=None, bias=None, core=None, gate=None, base=None, seed=None, scale=1.0, dropout=0.0
+) -> None:
     for name, value in (("x", x), ("down", down), ("up", up)):
         _tensor(op, name, value)
     for name, value in (("weight", weight), ("bias", bias), ("base", base)):
@@ -145,11 +155,11 @@ def check_linear(op, x, down, up, weight, bias, core, gate, base, seed, scale, d
         _bias(op, bias, out, "x", x)
     _core(op, core, rank, "x", x)
     _gate(op, gate, rank, "x", x, True)
-    _scale(op, scale)
+    _scale(op, scale, "x", x)
     _dropout(op, seed, dropout, x)
 
 
-def check_project(op, x, down, gate, seed, dropout) -> None:
+def check_project(op, x, down, gate=None, seed=None, dropout=0.0) -> None:
     _tensor(op, "x", x)
     _tensor(op, "down", down)
     _activation(op, "x", x)
@@ -163,7 +173,7 @@ def check_project(op, x, down, gate, seed, dropout) -> None:
     _dropout(op, seed, dropout, x)
 
 
-def check_expand(op, s, up, base, bias, scale) -> None:
+def check_expand(op, s, up, base=None, bias=None, scale=1.0) -> None:
     for name, value in (("s", s), ("up", up)):
         _tensor(op, name, value)
     for name, value in (("base", base), ("bias", bias)):
@@ -185,10 +195,10 @@ def check_expand(op, s, up, base, bias, scale) -> None:
         _kind(op, "base", base, "s", s, False)
     if bias is not None:
         _bias(op, bias, out, "s", s)
-    _scale(op, scale)
+    _scale(op, scale, "s", s)
 
 
-def check_merge(op, weight, down, up, core, gate, scale) -> None:
+def check_merge(op, weight, down, up, core=None, gate=None, scale=1.0) -> None:
     for name, value in (("weight", weight), ("down", down), ("up", up)):
         _tensor(op, name, value)
     _activation(op, "weight", weight)
@@ -201,4 +211,9 @@ def check_merge(op, weight, down, up, core, gate, scale) -> None:
         )
     _core(op, core, down.shape[0], "weight", weight)
     _gate(op, gate, down.shape[0], "weight", weight, False)
-    _scale(op, scale)
+    _scale(op, scale, "weight", weight)
+
+
+def check_backward(op, grad, *_saved, **_scalars) -> None:
+    """The forward has checked everything else."""
+    _tensor(op, "grad", grad)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 from torch.autograd import forward_ad
 
-from lrkernels import _C  # noqa: F401  (loading it defines the ops)
+from lrkernels import _C, inspection  # noqa: F401  (loading _C defines the ops)
 
 library = torch.library.Library("lrk", "FRAGMENT")
 
@@ -40,10 +41,36 @@ def _has_tangent(tensors: Sequence) -> bool:
     return any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
+def _no_forward_mode(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name}: forward-mode automatic differentiation (jvp, jacfwd, hessian) is not supported; "
+        "use reverse mode (vjp, grad, jacrev)"
+    )
+
+
 def refuse_forward_mode(name: str, tensors: Sequence) -> None:
     """A custom op would drop a tangent silently, so an input that carries one raises."""
     if forward_ad._current_level >= 0 and _has_tangent(tensors):
-        raise RuntimeError(f"{name}: forward-mode automatic differentiation is not supported; use reverse mode")
+        raise _no_forward_mode(name)
+
+
+class ReverseModeFunction(torch.autograd.Function):
+    """An autograd.Function of the op ``op_name``, under torch.func too."""
+
+    op_name: str
+    generate_vmap_rule = True
+
+    @classmethod
+    def jvp(cls, ctx, *tangents):
+        raise _no_forward_mode(cls.op_name)
+
+
+def apply_function(function: type[torch.autograd.Function], *args):
+    """``function.apply`` on positional arguments, without its binding of them to forward's signature, which at every
+    call takes several times as long as a small layer."""
+    if transforming():
+        return function.apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)
 
 
 def register_autograd(name: str, apply: Callable) -> None:
@@ -59,10 +86,32 @@ def register_autograd(name: str, apply: Callable) -> None:
                 )
             return apply(*args, **scalars)
         refuse_forward_mode(name, args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **scalars)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **scalars)
+        except RuntimeError as error:
+            raise_out_of_memory(error)
+            raise
 
     library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def raise_out_of_memory(error: RuntimeError) -> None:
+    """Kernels can only raise RuntimeError (no other exception crosses torch's stable ABI); for a GPU's memory torch has
+    a kind of its own, which training loops catch."""
+    message = str(error)
+    if "out of memory" in message and "cuda" in message.lower() and not isinstance(error, torch.OutOfMemoryError):
+        raise torch.OutOfMemoryError(message) from None
+
+
+# --- Products left to torch ---
+
+
+def library_gemm(a: Tensor, b: Tensor) -> Tensor:
+    """a·b by torch's own GEMM, listed as such in traces and logs."""
+    if inspection.recording() and not torch.compiler.is_compiling() and detect_fake_mode((a, b)) is None:
+        torch.ops.lrk._record_dispatch("library_gemm")
+    return a @ b
 
 
 class _Scalars:
@@ -80,8 +129,8 @@ def register_second_derivative(name: str, reference: Callable) -> Callable:
     """
     op = overload(name)
 
-    class SecondDerivative(torch.autograd.Function):
-        generate_vmap_rule = True
+    class SecondDerivative(ReverseModeFunction):
+        op_name = name
 
         @staticmethod
         def forward(scalars, *tensors):
@@ -110,10 +159,22 @@ def register_second_derivative(name: str, reference: Callable) -> Callable:
             return None, *result
 
     def apply(*tensors, **scalars):
-        return SecondDerivative.apply(_Scalars(scalars), *tensors)
+        return apply_function(SecondDerivative, _Scalars(scalars), *tensors)
+
+    def call(*tensors, **scalars):
+        if transforming():
+            return apply(*tensors, **scalars)
+        if torch.is_grad_enabled():
+            return op(*tensors, **scalars)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():  # spares the way through register_autograd's kernel
+                return op(*tensors, **scalars)
+        except RuntimeError as error:
+            raise_out_of_memory(error)
+            raise
 
     register_autograd(name, apply)
-    return lambda *tensors, **scalars: (apply if transforming() else op)(*tensors, **scalars)
+    return call
 
 
 # --- The Python twins ---
@@ -128,15 +189,23 @@ def twin(name: str, apply: Callable, check: Callable) -> Callable:
     op = getattr(torch.ops.lrk, name)
 
     def call(tensors: Sequence, scalars: dict):
+        for argument, value in scalars.items():
+            if isinstance(value, Tensor):  # torch would take its value and drop its gradient
+                raise TypeError(f"{name}: {argument} is a Tensor, expected a float (a scale that trains goes in gate)")
         try:
             if transforming():
                 tensors = under_autocast(name, *tensors)
                 check(name, *tensors, *scalars.values())
                 return apply(*tensors, **scalars)
-            return op(*tensors, **scalars)
-        except RuntimeError:
+            if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
+                return op(*tensors, **scalars)
+            refuse_forward_mode(name, tensors)
+            with torch._C._AutoDispatchBelowAutograd():  # register_autograd's kernel would only pass it on
+                return op(*tensors, **scalars)
+        except RuntimeError as error:
             refusal = refused(tensors, scalars)
             if refusal is None:
+                raise_out_of_memory(error)
                 raise
         raise refusal
 
@@ -161,7 +230,8 @@ def cast_for_autocast(name: str, device_type: str, args: Sequence) -> list:
     """Activations go to the autocast dtype; factors stay, unless they are half of another kind. float64 stays."""
     activations, factors = _autocast_rules[name]
     args = list(args)
-    if args[activations[0]].dtype == torch.float64:
+    first = args[activations[0]]
+    if not isinstance(first, Tensor) or first.dtype == torch.float64:
         return args
     dtype = torch.get_autocast_dtype(device_type)
     for i, value in enumerate(args):
@@ -237,17 +307,16 @@ def register_vmap(name: str, fold: Callable | None = None) -> None:
 
 # --- Where there is no kernel ---
 
+_REFERENCE_ONLY = os.environ.get("LRK_REFERENCE") == "1"
 _warned: set[str] = set()
 
 
 def _explain_missing_kernels(name: str, device: torch.device) -> None:
-    from lrkernels.inspection import build_info
-
     reason = f"lrkernels has no kernel for {name} on {device.type}"
     if device.type == "cuda":
         reason += (
-            f": {build_info()['cuda_reason']}. For CUDA kernels, put nvcc on the PATH (or set CUDA_HOME) and run "
-            "`pip install --no-build-isolation --force-reinstall --no-deps .` in a clone"
+            f": {inspection.build_info()['cuda_reason']}. For CUDA kernels, put nvcc on the PATH (or set CUDA_HOME) "
+            "and run `pip install --no-build-isolation --force-reinstall --no-deps .` in a clone"
         )
     if os.environ.get("LRK_STRICT") == "1":
         raise RuntimeError(f"{reason} (LRK_STRICT=1)")
@@ -256,14 +325,29 @@ def _explain_missing_kernels(name: str, device: torch.device) -> None:
         warnings.warn(f"{reason}. The plain torch expression runs instead; this is said once.", stacklevel=2)
 
 
-def register_fallback(name: str, reference: Callable) -> None:
-    """The plain-torch twin serves every device without a kernel; with LRK_REFERENCE=1 it serves all."""
+def register_fallback(name: str, reference: Callable, check: Callable) -> None:
+    """The plain-torch twin serves where no kernel is registered: every device without one, and with LRK_REFERENCE=1
+    all (csrc/torch registers none then). Arguments of another layout than strided end here too, to be refused."""
 
     def plain(*args, **scalars):
-        _explain_missing_kernels(name, args[0].device)
+        try:
+            check(*args, **scalars)
+        except (TypeError, ValueError) as error:
+            raise RuntimeError(str(error)) from None  # the kind that a kernel raises; the twins tell them apart
+        if not _REFERENCE_ONLY:
+            _explain_missing_kernels(name, args[0].device)
         return reference(*args, **scalars)
 
     library.impl(name, plain, "CompositeExplicitAutograd")
-    if os.environ.get("LRK_REFERENCE") == "1":
-        for key in ("CPU", "CUDA"):
-            library.impl(name, reference, key, allow_override=True)
+
+    def plain_float64(*args, **scalars):
+        if "float64" not in _warned:
+            _warned.add("float64")
+            message = "lrkernels has no float64 kernels on CUDA. The plain torch expression runs instead"
+            warnings.warn(f"{message}; this is said once.", stacklevel=2)
+        check(*args, **scalars)
+        return reference(*args, **scalars)
+
+    # The CUDA backend hands over float64 here (csrc/torch/plain.cpp), which has seen to LRK_STRICT.
+    library.define(str(overload(name)._schema).replace(f"lrk::{name}", f"_plain_{name}", 1))
+    library.impl(f"_plain_{name}", plain_float64, "CompositeExplicitAutograd")

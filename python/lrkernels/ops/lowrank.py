@@ -6,10 +6,10 @@ Throughout, ``down [rank, in]`` is LoRA's A (V in an SVD) and ``up [out, rank]``
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from lrkernels import reference
 from lrkernels.ops import _lowrank_checks as checks
@@ -26,10 +26,10 @@ def _rows(tensor: Tensor) -> Tensor:
 # --- lowrank_linear ---
 
 
-class _LowRankLinear(Function):
+class _LowRankLinear(registration.ReverseModeFunction):
     """Saves x only when ``down`` or ``weight`` is trained, else the [tokens, rank] product; never a dropout mask."""
 
-    generate_vmap_rule = True
+    op_name = "lowrank_linear"
 
     @staticmethod
     def forward(x, down, up, weight, bias, core, gate, base, seed, scale, dropout):
@@ -70,7 +70,7 @@ class _LowRankLinear(Function):
                 )  # fmt: skip
                 wanted = (need_x, need_down, need_up, need_core, need_gate)
                 dx, ddown, dup, dcore, dgate = (g if need else None for g, need in zip(grads, wanted, strict=True))
-            dweight = _rows(grad).mT @ _rows(x) if need_weight else None
+            dweight = registration.library_gemm(_rows(grad).mT, _rows(x)) if need_weight else None
             dbias = _rows(grad).sum(0, dtype=ctx.bias_dtype) if need_bias else None
             dbase = grad if need_base else None
         if grad_projected is not None and (need_x or need_down):
@@ -90,7 +90,9 @@ class _LowRankLinear(Function):
 def _apply_linear(
     x, down, up, weight=None, bias=None, core=None, gate=None, base=None, seed=None, *, scale=1.0, dropout=0.0
 ):
-    return _LowRankLinear.apply(x, down, up, weight, bias, core, gate, base, seed, scale, dropout)[0]
+    return registration.apply_function(
+        _LowRankLinear, x, down, up, weight, bias, core, gate, base, seed, scale, dropout
+    )[0]
 
 
 def lowrank_linear(
@@ -196,8 +198,8 @@ def _fold_linear(batch, in_dims, args, scalars, outputs=0):
 # --- lowrank_project ---
 
 
-class _LowRankProject(Function):
-    generate_vmap_rule = True
+class _LowRankProject(registration.ReverseModeFunction):
+    op_name = "lowrank_project"
 
     @staticmethod
     def forward(x, down, gate, seed, dropout):
@@ -219,7 +221,7 @@ class _LowRankProject(Function):
 
 
 def _apply_project(x, down, gate=None, seed=None, *, dropout=0.0):
-    return _LowRankProject.apply(x, down, gate, seed, dropout)
+    return registration.apply_function(_LowRankProject, x, down, gate, seed, dropout)
 
 
 def lowrank_project(
@@ -250,8 +252,8 @@ def _fake_project_backward(grad, down, x=None, gate=None, seed=None, *, dropout,
 # --- lowrank_expand ---
 
 
-class _LowRankExpand(Function):
-    generate_vmap_rule = True
+class _LowRankExpand(registration.ReverseModeFunction):
+    op_name = "lowrank_expand"
 
     @staticmethod
     def forward(s, up, base, bias, scale):
@@ -276,7 +278,7 @@ class _LowRankExpand(Function):
 
 
 def _apply_expand(s, up, base=None, bias=None, *, scale=1.0):
-    return _LowRankExpand.apply(s, up, base, bias, scale)
+    return registration.apply_function(_LowRankExpand, s, up, base, bias, scale)
 
 
 def lowrank_expand(
@@ -305,10 +307,10 @@ def _fake_expand_backward(grad, up, s=None, *, scale, needs):
 # --- lowrank_merge ---
 
 
-class _LowRankMerge(Function):
+class _LowRankMerge(registration.ReverseModeFunction):
     """Merging is rare, so its gradient is plain torch in float32 or wider."""
 
-    generate_vmap_rule = True
+    op_name = "lowrank_merge"
 
     @staticmethod
     def forward(weight, down, up, core, gate, scale):
@@ -344,7 +346,7 @@ class _LowRankMerge(Function):
 
 
 def _apply_merge(weight, down, up, core=None, gate=None, *, scale=1.0):
-    return _LowRankMerge.apply(weight, down, up, core, gate, scale)
+    return registration.apply_function(_LowRankMerge, weight, down, up, core, gate, scale)
 
 
 def lowrank_merge(
@@ -372,18 +374,19 @@ def _fake_merge(weight, down, up, core=None, gate=None, *, scale=1.0):
 
 # --- Registration ---
 
-for _name, _fake, _twin in (
-    ("lowrank_linear", _fake_linear, reference.lowrank_linear),
-    ("_lowrank_linear_saving", _fake_linear_saving, reference.lowrank_linear_saving),
-    ("_lowrank_linear_backward", _fake_linear_backward, reference.lowrank_linear_backward),
-    ("lowrank_project", _fake_project, reference.lowrank_project),
-    ("_lowrank_project_backward", _fake_project_backward, reference.lowrank_project_backward),
-    ("lowrank_expand", _fake_expand, reference.lowrank_expand),
-    ("_lowrank_expand_backward", _fake_expand_backward, reference.lowrank_expand_backward),
-    ("lowrank_merge", _fake_merge, reference.lowrank_merge),
+for _name, _fake, _twin, _check in (
+    ("lowrank_linear", _fake_linear, reference.lowrank_linear, checks.check_linear),
+    ("_lowrank_linear_saving", _fake_linear_saving, reference.lowrank_linear_saving, checks.check_linear),
+    ("_lowrank_linear_backward", _fake_linear_backward, reference.lowrank_linear_backward, checks.check_backward),
+    ("lowrank_project", _fake_project, reference.lowrank_project, checks.check_project),
+    ("_lowrank_project_backward", _fake_project_backward, reference.lowrank_project_backward, checks.check_backward),
+    ("lowrank_expand", _fake_expand, reference.lowrank_expand, checks.check_expand),
+    ("_lowrank_expand_backward", _fake_expand_backward, reference.lowrank_expand_backward, checks.check_backward),
+    ("lowrank_merge", _fake_merge, reference.lowrank_merge, checks.check_merge),
 ):
     registration.register_fake(_name, _fake)
-    registration.register_fallback(_name, _twin)
+    # The op that also saves speaks in the name of the one that was called.
+    registration.register_fallback(_name, _twin, partial(_check, _name.removeprefix("_").removesuffix("_saving")))
 
 registration.register_autograd("lowrank_linear", _apply_linear)
 registration.register_autograd("lowrank_project", _apply_project)
