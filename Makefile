@@ -1,6 +1,7 @@
 # make demo    trains a small transformer with low-rank layers and shows what it cost
 # make test    builds everything and runs every test that fits in minutes
-# make check   the slow ones: a wheel in a clean environment, address and undefined-behaviour sanitizers
+# make check   the slow ones: a wheel in a clean environment, the emulator's checked mode, address and
+#              undefined-behaviour sanitizers
 # make bench   the measured tables of the README, on this machine
 # make device  on a machine with a GPU: build, all tests, benchmarks, logs under $(OUT)
 #
@@ -31,7 +32,7 @@ export LRK_EMULATOR := 1
 CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
             $(if $(shell command -v ninja),-GNinja)
 
-.PHONY: all demo test check bench device environment package cpp lint wheel-test sanitize clean
+.PHONY: all demo test check bench device environment package cpp lint wheel-test checked sanitize clean
 
 all: package
 
@@ -67,7 +68,7 @@ demo: package
 test: package cpp lint
 	@$(PY) -m pytest tests $(PYTEST)
 
-check: package wheel-test sanitize
+check: package wheel-test checked sanitize
 
 # Built as users build it (no emulator), installed where nothing else of ours is, tested from outside the tree.
 wheel-test: environment
@@ -80,6 +81,17 @@ wheel-test: environment
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	cp -r tests build/wheel/tests
 	cd build/wheel && venv/bin/python -m pytest tests $(PYTEST)
+
+# Every memory access of the CUDA kernels looked at, from the C++ tests and from all Python tests of emulated kernels.
+CHECKED := $(ROOT)/build/checked
+checked: environment
+	@$(CONFIGURE) -B $(CHECKED) -DLRK_CUDA=OFF -DLRK_EMULATOR=CHECKED
+	@cmake --build $(CHECKED) --parallel
+	@ctest --test-dir $(CHECKED) -R 'emulator|cuda|mutant' --output-on-failure
+	@LRK_EMULATOR=checked LRK_CUDA=0 LRK_BUILD_DIR=$(CHECKED) \
+	  $(PY) setup.py --quiet build --build-lib $(CHECKED)/python --build-temp $(CHECKED)/extensions
+	@PYTHONPATH=$(CHECKED)/python $(PY) -c "import lrkernels; assert lrkernels.build_info()['emulator_checked']"
+	@PYTHONPATH=$(CHECKED)/python $(PY) -m pytest tests -k cuda_emulated $(PYTEST)
 
 sanitize: environment
 	@$(CONFIGURE) -B $(ROOT)/build/sanitize -DLRK_CUDA=OFF -DLRK_SANITIZE=address,undefined

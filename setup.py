@@ -11,7 +11,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).resolve().parent
 CUDA = os.environ.get("LRK_CUDA", "1") == "1"
-EMULATOR = os.environ.get("LRK_EMULATOR", "0") == "1"
+EMULATOR = {"0": "OFF", "1": "ON", "checked": "CHECKED"}[os.environ.get("LRK_EMULATOR", "0")]
 BUILD = Path(os.environ.get("LRK_BUILD_DIR", ROOT / "build" / "package"))
 
 
@@ -19,10 +19,10 @@ class CMakeThenExtensions(BuildExtension):
     """Builds liblrk_kernels.a first; the extensions link it, so torch is compiled against in seconds."""
 
     def build_extensions(self) -> None:
-        targets = ["lrk_kernels"] + (["lrk_emulated"] if EMULATOR else [])
+        targets = ["lrk_kernels"] + (["lrk_emulated"] if EMULATOR != "OFF" else [])
         configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DCMAKE_BUILD_TYPE=Release"]
         nvcc = self.cuda_compiler()
-        configure += [f"-DLRK_CUDA={'ON' if nvcc else 'OFF'}", f"-DLRK_EMULATOR={'ON' if EMULATOR else 'OFF'}"]
+        configure += [f"-DLRK_CUDA={'ON' if nvcc else 'OFF'}", f"-DLRK_EMULATOR={EMULATOR}"]
         missing = "no nvcc was found when the package was built" if CUDA else "the package was built with LRK_CUDA=0"
         configure.append(f"-DLRK_WITHOUT_CUDA_REASON={missing}")
         if shutil.which("ninja"):

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <string>
+#include <tuple>
 
 #include "device/target.cuh"
 #include "lrk/context.h"
 #include "lrk/types.h"
 
 #if defined(LRK_EMULATE)
-#include "device/emulator/grid.h"
+#include "device/emulator/launch.h"
 #else
 #include <map>
 #include <mutex>
@@ -23,6 +24,11 @@ struct LaunchConfig {
   size_t shared_bytes = 0;
   void* stream = nullptr;
   int device = 0;
+  /// All blocks are alive at once, so that one may wait for another; the launch fails when they do not fit.
+  bool cooperative = false;
+  /// Programmatic dependent launch (sm_90): may start before the launch before it on the stream has finished, and must
+  /// wait by griddepcontrol.wait before it touches what that one writes.
+  bool programmatic = false;
 
   LaunchConfig(dim3 grid_, dim3 block_, size_t shared_bytes_, const Context& context)
       : grid(grid_), block(block_), shared_bytes(shared_bytes_), stream(context.stream), device(context.device) {}
@@ -74,11 +80,20 @@ inline cudaError_t allow_shared_bytes(const void* kernel, int device, size_t byt
 template <class... Parameters, class... Arguments>
 Status launch(void (*kernel)(Parameters...), const LaunchConfig& config, const Arguments&... arguments) {
 #if defined(LRK_EMULATE)
-  const auto call = [&] { kernel(arguments...); };
+  const std::tuple<Parameters...> parameters(arguments...);
+  const auto call = [kernel, &parameters] { std::apply(kernel, parameters); };
   using Call = decltype(call);
-  const std::string failure = emulator::run_grid(
-      config.grid, config.block, config.shared_bytes,
-      [](const void* closure) { (*static_cast<const Call*>(closure))(); }, &call);
+  emulator::Launch launch;
+  launch.kernel = reinterpret_cast<const void*>(kernel);
+  launch.grid = config.grid, launch.block = config.block, launch.shared_bytes = config.shared_bytes;
+  launch.cooperative = config.cooperative, launch.programmatic = config.programmatic, launch.stream = config.stream;
+  launch.body = [](const void* closure) { (*static_cast<const Call*>(closure))(); };
+  launch.closure = &call;
+  const auto parameter = [](const void* begin, size_t bytes) {
+    return emulator::MemorySpan{static_cast<const char*>(begin), bytes, 1, 0, false, "a kernel parameter"};
+  };
+  launch.parameters = {parameter(&call, sizeof(call)), parameter(&parameters, sizeof(parameters))};
+  const std::string failure = emulator::run(launch);
   if (failure.empty()) return {};
   return {StatusCode::kDeviceError, "emulator: " + failure};
 #else
@@ -91,6 +106,18 @@ Status launch(void (*kernel)(Parameters...), const LaunchConfig& config, const A
   native.gridDim = config.grid, native.blockDim = config.block;
   native.dynamicSmemBytes = config.shared_bytes;
   native.stream = static_cast<cudaStream_t>(config.stream);
+  cudaLaunchAttribute attributes[2] = {};
+  native.attrs = attributes;
+  if (config.cooperative) {
+    cudaLaunchAttribute& attribute = attributes[native.numAttrs++];
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  }
+  if (config.programmatic) {
+    cudaLaunchAttribute& attribute = attributes[native.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
   return device_status(cudaLaunchKernelEx(&native, kernel, Parameters(arguments)...), "kernel launch");
 #endif
 }

@@ -11,6 +11,7 @@ inline namespace LRK_TARGET {
 template <class V>
 __device__ __forceinline__ V load_vector(const void* source) {
 #if defined(LRK_EMULATE)
+  emulator::check_alignment(source, sizeof(V), "a vector load");
   V value;
   memcpy(&value, source, sizeof(V));
   return value;
@@ -22,6 +23,7 @@ __device__ __forceinline__ V load_vector(const void* source) {
 template <class V>
 __device__ __forceinline__ void store_vector(void* destination, const V& value) {
 #if defined(LRK_EMULATE)
+  emulator::check_alignment(destination, sizeof(V), "a vector store");
   memcpy(destination, &value, sizeof(V));
 #else
   *reinterpret_cast<V*>(destination) = value;

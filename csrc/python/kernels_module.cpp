@@ -19,6 +19,7 @@ py::dict build_info() {
   result["compiler"] = info.compiler;
   result["cuda"] = info.cuda;
   result["emulator"] = info.emulator;
+  result["emulator_checked"] = info.emulator_checked;
   result["cuda_toolkit"] = info.cuda_toolkit;
   result["cuda_archs"] = info.cuda_archs;
   result["cuda_reason"] = info.cuda_reason;

@@ -14,6 +14,7 @@ BuildInfo build_info() {
 #endif
   info.cuda = LRK_HAVE_CUDA;
   info.emulator = LRK_HAVE_EMULATOR;
+  info.emulator_checked = LRK_EMULATOR_IS_CHECKED;
   info.cuda_toolkit = LRK_CUDA_TOOLKIT;
   info.cuda_reason = LRK_CUDA_REASON;
   std::istringstream archs(LRK_CUDA_ARCHS);

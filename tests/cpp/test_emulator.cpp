@@ -1,46 +1,22 @@
 // The emulated device itself: thread and block indices, barriers, shuffles, cp.async that lands as late as it may,
 // ldmatrix and mma against fragment tables written here from the PTX manual, conversions, and the faults it reports.
-#if !defined(LRK_EMULATE)
-#define LRK_EMULATE
-#endif
-
 #include <atomic>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <string>
 #include <vector>
 
-#include "device/launch.cuh"
 #include "device/numeric.cuh"
 #include "device/ptx/cp_async.cuh"
 #include "device/ptx/ldmatrix.cuh"
 #include "device/ptx/mma.cuh"
 #include "device/smem.cuh"
 #include "device/tile.cuh"
+#include "emulator_test.h"
 
 namespace lrk {
 namespace {
 
-int failures = 0, checks = 0;
-
-void expect(bool condition, const char* what) {
-  ++checks;
-  if (condition) return;
-  ++failures;
-  std::printf("FAILED: %s\n", what);
-}
-
-template <class Kernel, class... Arguments>
-Status start(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
-  return launch(kernel, LaunchConfig(grid, block, shared_bytes, Context{}), arguments...);
-}
-
-bool mentions(const Status& status, const char* text) {
-  if (status.code == StatusCode::kDeviceError && status.message.find(text) != std::string::npos) return true;
-  std::printf("  status says: \"%s\"\n", status.message.c_str());
-  return false;
-}
+using namespace testing;
 
 // --- Indices and barriers.
 
@@ -356,6 +332,5 @@ int main() {
   test_conversions<Float16>(10, -14, 65504.0);
   test_faults();
   expect(multiprocessors(0) == 4, "the emulated device has four multiprocessors");
-  std::printf("%d checks, %d failed\n", checks, failures);
-  return failures == 0 ? 0 : 1;
+  return testing::report();
 }

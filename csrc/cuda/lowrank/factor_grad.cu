@@ -28,7 +28,10 @@ SplitRun<FactorGradOutput> split_run(const FactorGradArgs& args, const Context& 
 
 Plan plan_factor_grad(const FactorGradArgs& args, const Context& context) { return split_run(args, context).plan(); }
 Status run_factor_grad(const FactorGradArgs& args, const Context& context) {
-  return split_run(args, context).run(context);
+  GlobalMemory memory;
+  memory.reads(args.s, "s").reads(args.x, "x").reads(args.dropout.seed, sizeof(int64_t), "seed");
+  memory.writes(args.grad, "grad");
+  return split_run(args, context).run(context, memory);
 }
 
 }  // namespace lowrank

@@ -80,9 +80,9 @@ struct MmaOperands {
 };
 
 Status run_mma(const LinearArgs& args, const LinearProblem& problem, const Candidate<LinearTile>& candidate,
-               const Context& context) {
+               const Context& context, GlobalMemory& memory) {
   MmaOperands operands(args, problem, candidate.wide);
-  if (Status status = operands.workspace.allocate("lowrank_linear", context); !status.ok()) return status;
+  if (Status status = operands.workspace.allocate("lowrank_linear", context, memory); !status.ok()) return status;
   if (Status status = pack_factors(problem.dtype, operands.workspace, context, operands.s, operands.up); !status.ok())
     return status;
   LinearMmaParameters parameters;
@@ -139,9 +139,13 @@ Status run_linear(const LinearArgs& original, const Context& context) {
   if (args.y.rows == 0 || args.y.cols == 0) return {};
   const LinearProblem problem = problem_of(args, context);
   const Choice<LinearTile> choice = choose_linear(problem, forced_kernel());
+  GlobalMemory memory;
+  memory.reads(args.x, "x").reads(args.weight, "weight").reads(args.base, "base").reads(args.bias, "bias");
+  memory.reads(args.s, "s").reads(args.up, "up").reads(args.dropout.seed, sizeof(int64_t), "seed");
+  memory.writes(args.y, "y");
   // Called with a weight although the plan prefers the library: the fused kernel it would have chosen runs.
   record_dispatch(choice.library_gemm ? choice.rejected.front().kernel : choice.kernel);
-  return is_half(problem.dtype) ? run_mma(args, problem, *choice.candidate, context)
+  return is_half(problem.dtype) ? run_mma(args, problem, *choice.candidate, context, memory)
                                 : run_simt(args, *choice.candidate, context);
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cuda/lowrank/pack.cuh"
+#include "device/global_memory.cuh"
 #include "device/launch.cuh"
 #include "device/simt_product.cuh"
 #include "device/tile.cuh"
@@ -53,9 +54,10 @@ class Workspace {
   }
   size_t bytes() const { return bytes_; }
 
-  Status allocate(const char* operation, const Context& context) {
+  Status allocate(const char* operation, const Context& context, GlobalMemory& operands) {
     if (bytes_ == 0) return {};
     memory_ = context.allocate ? static_cast<char*>(context.allocate(bytes_)) : nullptr;
+    operands.writes(memory_, bytes_, "the workspace");
     if (memory_ != nullptr) return {};
     return {StatusCode::kOutOfMemory,
             std::string(operation) + ": could not allocate " + std::to_string(bytes_) + " bytes of workspace"};

@@ -28,7 +28,13 @@ SplitRun<ProjectOutput> split_run(const ProjectArgs& args, const Context& contex
 }  // namespace
 
 Plan plan_project(const ProjectArgs& args, const Context& context) { return split_run(args, context).plan(); }
-Status run_project(const ProjectArgs& args, const Context& context) { return split_run(args, context).run(context); }
+Status run_project(const ProjectArgs& args, const Context& context) {
+  GlobalMemory memory;
+  memory.reads(args.x, "x").reads(args.down, "down").reads(args.gate, "gate");
+  memory.reads(args.dropout.seed, sizeof(int64_t), "seed");
+  memory.writes(args.s, "s").writes(args.projected, "projected");
+  return split_run(args, context).run(context, memory);
+}
 
 }  // namespace lowrank
 }  // namespace LRK_TARGET

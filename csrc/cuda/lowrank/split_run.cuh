@@ -60,12 +60,13 @@ struct SplitRun {
     return result.choice.plan(result.workspace.bytes());
   }
 
-  Status run(const Context& context) const {
+  /// `memory` names the operands of the operation.
+  Status run(const Context& context, GlobalMemory& memory) const {
     if (const std::string reason = unsupported(); !reason.empty()) return Status::unsupported(reason);
     if (problem.extent == 0 || problem.rank == 0) return {};
     Layout result = layout();
     record_dispatch(result.choice.kernel);
-    Status status = is_half(x.dtype) ? start_mma(result, context) : start_simt(result, context);
+    Status status = is_half(x.dtype) ? start_mma(result, context, memory) : start_simt(result, context, memory);
     if (!status.ok() || result.choice.splits == 1) return status;
     SplitSumParameters<Output> parameters;
     parameters.partials = static_cast<const float*>(result.workspace.at(result.partials));
@@ -88,9 +89,9 @@ struct SplitRun {
                        result.workspace);
   }
 
-  Status start_mma(Layout& result, const Context& context) const {
+  Status start_mma(Layout& result, const Context& context, GlobalMemory& memory) const {
     FactorLines lines = factor_lines(result);
-    if (Status status = result.workspace.allocate(operation, context); !status.ok()) return status;
+    if (Status status = result.workspace.allocate(operation, context, memory); !status.ok()) return status;
     if (Status status = pack_factors(x.dtype, result.workspace, context, lines); !status.ok()) return status;
     SplitMmaParameters<Output> parameters;
     parameters.x = lines_of(x), parameters.factor = lines.lines;
@@ -112,8 +113,8 @@ struct SplitRun {
       return launch_factor_grad_mma<T>(tile, parameters, context);
   }
 
-  Status start_simt(Layout& result, const Context& context) const {
-    if (Status status = result.workspace.allocate(operation, context); !status.ok()) return status;
+  Status start_simt(Layout& result, const Context& context, GlobalMemory& memory) const {
+    if (Status status = result.workspace.allocate(operation, context, memory); !status.ok()) return status;
     SplitSimtParameters<Output> parameters;
     parameters.a = float_operand(across ? x.transposed() : x);
     parameters.b = float_operand(across ? factor.transposed() : factor);

@@ -19,18 +19,21 @@ class AsyncCopies {
 
   void commit() { group_ends_.push_back(copies_.size()); }
 
-  /// Completes the oldest groups until at most `pending` committed groups are left.
-  void wait(size_t pending) {
+  /// Completes the oldest groups until at most `pending` committed groups are left; calls landed(destination, bytes)
+  /// for each copy.
+  template <class Landed>
+  void wait(size_t pending, const Landed& landed) {
     while (group_ends_.size() - next_group_ > pending) {
-      for (; next_copy_ < group_ends_[next_group_]; ++next_copy_) perform(copies_[next_copy_]);
+      for (; next_copy_ < group_ends_[next_group_]; ++next_copy_) perform(copies_[next_copy_], landed);
       ++next_group_;
     }
     if (next_group_ == group_ends_.size() && next_copy_ == copies_.size()) clear();
   }
 
   /// cp.async.wait_all: everything issued so far, committed or not.
-  void wait_all() {
-    for (; next_copy_ < copies_.size(); ++next_copy_) perform(copies_[next_copy_]);
+  template <class Landed>
+  void wait_all(const Landed& landed) {
+    for (; next_copy_ < copies_.size(); ++next_copy_) perform(copies_[next_copy_], landed);
     clear();
   }
 
@@ -40,9 +43,11 @@ class AsyncCopies {
     const void* source;
     int bytes, source_bytes;
   };
-  static void perform(const Copy& copy) {
+  template <class Landed>
+  static void perform(const Copy& copy, const Landed& landed) {
     if (copy.source_bytes > 0) memcpy(copy.destination, copy.source, size_t(copy.source_bytes));
     memset(copy.destination + copy.source_bytes, 0, size_t(copy.bytes - copy.source_bytes));
+    landed(copy.destination, size_t(copy.bytes));
   }
 
   std::vector<Copy> copies_;

@@ -62,6 +62,7 @@ class Fiber {
                 unsigned(uint64_t(self) >> 32));
 #else
     void** top = reinterpret_cast<void**>(stack.bottom + stack.bytes);  // 16-byte aligned: a page boundary
+    *--top = nullptr, *--top = nullptr;  // where a debugger or unwinder that follows return addresses stops
     *--top = reinterpret_cast<void*>(&lrk_fiber_start);
     *--top = nullptr, *--top = nullptr;            // rbp, rbx
     *--top = argument;                             // r12

@@ -13,10 +13,7 @@ template <int kBytes>
 __device__ __forceinline__ void cp_async(uint32_t destination, const void* source, int source_bytes) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");
 #if defined(LRK_EMULATE)
-  char* target = shared_pointer(destination, kBytes, kBytes, "cp.async");
-  if (source_bytes < 0 || source_bytes > kBytes) emulator::fault("cp.async: src-size is out of range");
-  if (reinterpret_cast<uintptr_t>(source) % kBytes != 0) emulator::fault("cp.async: the global address is misaligned");
-  emulator::Block::current()->copies().enqueue(target, source, kBytes, source_bytes);
+  emulator::async_copy(destination, source, kBytes, source_bytes);
 #else
   if constexpr (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
@@ -30,7 +27,7 @@ __device__ __forceinline__ void cp_async(uint32_t destination, const void* sourc
 /// cp.async.commit_group: closes the running group (it may be empty).
 __device__ __forceinline__ void cp_async_commit() {
 #if defined(LRK_EMULATE)
-  emulator::Block::current()->copies().commit();
+  emulator::async_commit();
 #else
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
@@ -40,7 +37,7 @@ __device__ __forceinline__ void cp_async_commit() {
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
 #if defined(LRK_EMULATE)
-  emulator::Block::current()->copies().wait(kPending);
+  emulator::async_wait(kPending);
 #else
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
@@ -49,7 +46,7 @@ __device__ __forceinline__ void cp_async_wait() {
 /// cp.async.wait_all: nothing this thread issued is in flight afterwards.
 __device__ __forceinline__ void cp_async_wait_all() {
 #if defined(LRK_EMULATE)
-  emulator::Block::current()->copies().wait_all();
+  emulator::async_wait_all();
 #else
   asm volatile("cp.async.wait_all;" ::: "memory");
 #endif

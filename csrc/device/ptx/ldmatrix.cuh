@@ -12,16 +12,20 @@ namespace ptx {
 
 #if defined(LRK_EMULATE)
 template <int kCount, bool kTransposed>
-void emulated_ldmatrix(uint32_t (&fragment)[kCount], uint32_t address) {
+__forceinline__ void emulated_ldmatrix(uint32_t (&fragment)[kCount], uint32_t address) {
   constexpr const char* kName = kTransposed ? "ldmatrix.trans" : "ldmatrix";
   struct Result {
     uint32_t word[kCount];
   } result;
-  emulator::Block::current()->warp_collective(kName, 0xffffffffu, &address, &result, [](emulator::Warp& warp) {
+  emulator::warp_collective(kName, emulator::kAllLanes, &address, &result, [](emulator::Warp& warp) {
     for (int matrix = 0; matrix < kCount; ++matrix) {
       uint16_t element[8][8];
-      for (int row = 0; row < 8; ++row)
-        memcpy(element[row], shared_pointer(warp.input<uint32_t>(8 * matrix + row), 16, 16, kName), 16);
+      for (int row = 0; row < 8; ++row) {
+        // Who receives the row: four neighbours; transposed, one lane of each four.
+        const uint32_t lanes = kTransposed ? 0x11111111u << row / 2 : 0xfu << 4 * row;
+        const uint32_t from = warp.input<uint32_t>(8 * matrix + row);
+        memcpy(element[row], emulator::shared_for_read(from, 16, 16, kName, lanes), 16);
+      }
       for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
         const int i = lane / 4, j = 2 * (lane % 4);
         const uint32_t low = kTransposed ? element[j][i] : element[i][j];

@@ -15,7 +15,7 @@ namespace ptx {
 
 #if defined(LRK_EMULATE)
 template <class T>
-void emulated_mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+__forceinline__ void emulated_mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   struct Input {
     uint32_t a[4], b[2];
   } input{{a[0], a[1], a[2], a[3]}, {b0, b1}};
@@ -23,7 +23,7 @@ void emulated_mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, u
     float element[4];
   } accumulators;
   memcpy(accumulators.element, d, sizeof(d));
-  emulator::Block::current()->warp_collective("mma", 0xffffffffu, &input, &accumulators, [](emulator::Warp& warp) {
+  emulator::warp_collective("mma", emulator::kAllLanes, &input, &accumulators, [](emulator::Warp& warp) {
     float left[16][16], right[16][8], sum[16][8] = {};
     for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
       const auto& held = warp.input<Input>(lane);

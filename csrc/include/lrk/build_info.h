@@ -11,6 +11,7 @@ struct BuildInfo {
   std::string compiler;
   bool cuda = false;                    // CUDA kernels were compiled
   bool emulator = false;                // the CUDA kernels were also compiled for the CPU
+  bool emulator_checked = false;        // and look at every memory access there
   std::string cuda_toolkit;             // "13.0", empty without CUDA
   std::vector<std::string> cuda_archs;  // "sm_80", "sm_90a"
   std::string cuda_reason;              // why CUDA is, or is not, there

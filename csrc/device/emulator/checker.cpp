@@ -1,0 +1,294 @@
+#include "device/emulator/checker.h"
+
+#include <link.h>
+
+#include "device/emulator/block.h"
+
+namespace lrk::emulator {
+
+constinit thread_local Checker* watching = nullptr;
+
+namespace {
+
+constexpr size_t kBarriers = 16;
+
+std::string range(size_t begin, size_t bytes) {
+  return std::string("[").append(std::to_string(begin)).append(", ").append(std::to_string(begin + bytes)).append(")");
+}
+
+std::string number_of_bytes(size_t bytes) { return bytes == 1 ? "1 byte" : std::to_string(bytes) + " bytes"; }
+
+}  // namespace
+
+Checker::Checker(GridChecker& grid, size_t threads, const char* shared, size_t shared_bytes)
+    : grid_(grid), shared_(shared), shared_bytes_(shared_bytes), clocks_(threads),
+      shadow_(shared_bytes, (threads + kWarpSize - 1) / kWarpSize, false), arrived_(kBarriers), threads_(threads) {}
+
+void Checker::begin_block(uint32_t block) {
+  clocks_.begin_block(block);
+  objects_.clear();
+  for (Knowledge& arrived : arrived_) arrived.clear();
+}
+
+// --- Accesses.
+
+void Checker::access_elsewhere(const char* address, size_t bytes, bool write, bool strong, uint32_t lanes,
+                               const void* pc, size_t alignment) {
+  const Unwatched unwatched;
+  const bool shared = size_t(address - shared_) < std::max(shared_bytes_, page_bytes());
+  const Access access{write, strong, shared ? kOwnBlock : clocks_.block(), thread_ / kWarpSize, lanes, pc};
+  if (reinterpret_cast<uintptr_t>(address) % alignment != 0)
+    report("a misaligned access of " + number_of_bytes(bytes) + ": the address is not a multiple of " +
+               std::to_string(alignment), access);
+  if (shared)
+    shared_access(address, bytes, access);
+  else
+    global_access(address, bytes, access);
+}
+
+void Checker::shared_access(const char* address, size_t bytes, const Access& access) {
+  const size_t offset = size_t(address - shared_);
+  if (offset + bytes > shared_bytes_)
+    report(std::string(access.write ? "writes" : "reads") + " shared bytes " + range(offset, bytes) +
+               ", past the end (" + std::to_string(shared_bytes_) + ")", access);
+  Conflict conflict;
+  const bool fine = shadow_.visit(offset, bytes, access.write, [&](Cell& cell, size_t first, size_t count) {
+    conflict.offset = first, conflict.bytes = count;
+    if (!access.write && cell.write_tick < clocks_.first_tick()) {
+      conflict.kind = Kind::kUnwritten;
+      return false;
+    }
+    const bool good = access.write ? write_cell(cell, shadow_.reads(), access, conflict)
+                                   : read_cell(cell, access, conflict);
+    if (good && !access.write) {
+      // Each warp has a record of its own here.
+      ReadRecord& record = cell.reads()[access.warp];
+      if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
+      record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
+      record.block = access.block, record.warp = uint16_t(access.warp);
+      record.strong = record.strong && access.strong;
+    }
+    return good;
+  });
+  if (!fine) report(conflict, access, "shared bytes " + range(conflict.offset, conflict.bytes));
+}
+
+void Checker::global_access(const char* address, size_t bytes, const Access& access) {
+  const GridChecker::Span* span = grid_.find(address, bytes, access.write);
+  if (span == nullptr) {
+    if (!access.write && in_program_constants(address)) return;
+    report(grid_.refusal(address, bytes, access.write), access);
+  }
+  if (span->shadow == nullptr) return;
+  if (grid_.previous() != nullptr && clocks_.known_abroad(thread_, kPreviousLaunch, 0) == 0) {
+    const GridChecker::Touch touch = grid_.previous()->conflict_with(address, bytes, access.write);
+    if (touch.touched)
+      report(std::string(access.write ? "writes " : "reads ") + GridChecker::place(*span, address, bytes) +
+                 " before griddepcontrol.wait: the launch before this one may still be running",
+             access, {{"its thread " + std::to_string(touch.thread) + (touch.written ? " writes" : " reads") + " them",
+                       touch.pc}});
+  }
+  Conflict conflict;
+  Shadow& shadow = *span->shadow;
+  const bool fine = shadow.visit(size_t(address - span->shadow_begin), bytes, access.write,
+                                 [&](Cell& cell, size_t first, size_t count) {
+    conflict.offset = first, conflict.bytes = count;
+    if (access.write) return write_cell(cell, shadow.reads(), access, conflict);
+    if (!read_cell(cell, access, conflict)) return false;
+    remember_read(cell, access);
+    return true;
+  });
+  if (!fine)
+    report(conflict, access, GridChecker::place(*span, span->shadow_begin + conflict.offset, conflict.bytes));
+}
+
+/// Tables and literals of the program: the read-only segments of what is loaded.
+bool Checker::in_program_constants(const char* address) const {
+  struct Search {
+    uintptr_t address;
+    bool found;
+  } search{reinterpret_cast<uintptr_t>(address), false};
+  dl_iterate_phdr(
+      [](dl_phdr_info* module, size_t, void* data) {
+        auto& wanted = *static_cast<Search*>(data);
+        for (int i = 0; i < module->dlpi_phnum; ++i) {
+          const auto& segment = module->dlpi_phdr[i];
+          const bool constant = (segment.p_type == PT_LOAD && (segment.p_flags & PF_W) == 0) ||
+                                segment.p_type == PT_GNU_RELRO;
+          if (constant && wanted.address - (module->dlpi_addr + segment.p_vaddr) < segment.p_memsz)
+            wanted.found = true;
+        }
+        return int(wanted.found);
+      },
+      &search);
+  return search.found;
+}
+
+// --- Order.
+
+bool Checker::ordered_since_barrier(bool own, uint32_t block, size_t thread, uint32_t tick, size_t warp,
+                                    uint32_t lanes) const {
+  for (uint32_t left = lanes; left != 0; left &= left - 1) {
+    const size_t self = warp * kWarpSize + size_t(__builtin_ctz(left));
+    if (own ? self != thread && clocks_.known(self, thread) < tick
+            : clocks_.known_abroad(self, block, thread) < tick)
+      return false;
+  }
+  return true;
+}
+
+bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
+  if ((cell.flags & Cell::kInFlight) != 0)
+    conflict.kind = Kind::kInFlight;
+  else if (cell.write_tick != 0 && !(access.strong && (cell.flags & Cell::kStrong) != 0) &&
+           !ordered(cell.write_block, cell.writer, cell.write_tick, access.warp, access.lanes))
+    conflict.kind = Kind::kAfterWrite;
+  else
+    return true;
+  conflict.block = cell.write_block, conflict.thread = cell.writer, conflict.pc = cell.write_pc;
+  return false;
+}
+
+bool Checker::write_cell(Cell& cell, size_t reads, const Access& access, Conflict& conflict) {
+  if (!read_cell(cell, access, conflict)) return false;
+  if (cell.read_tick != 0) {
+    for (size_t i = 0; i < reads; ++i) {
+      const ReadRecord& record = cell.reads()[i];
+      if (record.tick == 0 || (access.strong && record.strong)) continue;
+      for (uint32_t left = record.lanes; left != 0; left &= left - 1) {
+        const size_t reader = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(left));
+        if (ordered(record.block, reader, record.tick, access.warp, access.lanes)) continue;
+        conflict.kind = Kind::kAfterRead;
+        conflict.block = record.block, conflict.thread = reader, conflict.pc = record.pc;
+        return false;
+      }
+    }
+    for (size_t i = 0; i < reads; ++i) cell.reads()[i].tick = 0;
+  }
+  const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));
+  cell.write_tick = clocks_.tick(), cell.write_block = access.block, cell.writer = uint16_t(writer);
+  cell.write_pc = access.pc, cell.read_tick = 0;
+  cell.flags = uint8_t((cell.flags & Cell::kSplit) | (access.strong ? Cell::kStrong : 0));
+  return true;
+}
+
+/// Global memory has few records a cell, for any warps of any blocks. When they run out the oldest but one is given up:
+/// a race with it goes unseen unless a kept one shows it too.
+void Checker::remember_read(Cell& cell, const Access& access) {
+  constexpr size_t kRecords = 2;
+  ReadRecord* chosen = nullptr;
+  for (size_t i = 0; i < kRecords && chosen == nullptr; ++i) {
+    ReadRecord& record = cell.reads()[i];
+    if (record.tick != 0 && record.block == clocks_.block() && record.warp == access.warp) chosen = &record;
+  }
+  for (size_t i = 0; i < kRecords && chosen == nullptr; ++i) {
+    ReadRecord& record = cell.reads()[i];
+    if (record.tick != 0 && (record.block != clocks_.block() || record.tick > clocks_.settled())) continue;
+    record.tick = 0, chosen = &record;
+  }
+  if (chosen == nullptr) chosen = &cell.reads()[1], chosen->tick = 0;
+  ReadRecord& record = *chosen;
+  if (record.tick == 0 || record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
+  record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
+  record.block = clocks_.block(), record.warp = uint16_t(access.warp);
+  record.strong = record.strong && access.strong;
+}
+
+// --- cp.async.
+
+void Checker::begin_copy(const char* target, size_t bytes, const void* pc) {
+  const Access access{true, false, kOwnBlock, thread_ / kWarpSize, own_lane(), pc};
+  Conflict conflict;
+  const bool fine =
+      shadow_.visit(size_t(target - shared_), bytes, true, [&](Cell& cell, size_t first, size_t count) {
+        conflict.offset = first, conflict.bytes = count;
+        if (!write_cell(cell, shadow_.reads(), access, conflict)) return false;
+        cell.flags |= Cell::kInFlight;
+        return true;
+      });
+  if (!fine) report(conflict, access, "shared bytes " + range(conflict.offset, conflict.bytes));
+}
+
+void Checker::end_copy(const char* target, size_t bytes) {
+  shadow_.visit(size_t(target - shared_), bytes, true, [&](Cell& cell, size_t, size_t) {
+    cell.flags = uint8_t(cell.flags & ~Cell::kInFlight);
+    cell.write_tick = clocks_.tick();
+    return true;
+  });
+}
+
+// --- Events.
+
+void Checker::complete(unsigned barrier, const std::vector<size_t>& waited) {
+  if (waited.size() == threads_)
+    clocks_.sync_block();
+  else
+    clocks_.sync(waited, &arrived_[barrier]);
+  arrived_[barrier].clear();
+}
+
+void Checker::observe(const void* address, bool acquire, Scope scope) {
+  const bool in_shared = size_t(static_cast<const char*>(address) - shared_) < shared_bytes_;
+  SyncObjects& objects = in_shared ? objects_ : grid_.objects();
+  const auto found = objects.find(reinterpret_cast<uintptr_t>(address));
+  if (found == objects.end()) return;
+  const auto own = found->second.block.find(clocks_.block());
+  const Knowledge* block = own == found->second.block.end() ? nullptr : &own->second;
+  if (!acquire) {
+    clocks_.observe(thread_, block, found->second.grid);
+    return;
+  }
+  if (block != nullptr) clocks_.acquire(thread_, *block);
+  if (scope == Scope::kGrid) clocks_.acquire(thread_, found->second.grid);
+}
+
+void Checker::publish(const void* address, bool release, Scope scope, bool update) {
+  const bool in_shared = size_t(static_cast<const char*>(address) - shared_) < shared_bytes_;
+  SyncObject& object = (in_shared ? objects_ : grid_.objects())[reinterpret_cast<uintptr_t>(address)];
+  if (!update) object = SyncObject{};  // a plain store ends what was published before; an update carries it on
+  if (release) {
+    const Knowledge knowledge = clocks_.release(thread_);
+    join(object.block[clocks_.block()], knowledge);
+    if (scope == Scope::kGrid) join(object.grid, knowledge);
+  } else {
+    const Clocks::Scoped& fenced = clocks_.fenced(thread_);
+    join(object.block[clocks_.block()], fenced.block);
+    if (scope == Scope::kGrid) join(object.grid, fenced.grid);
+  }
+}
+
+// --- Reports.
+
+std::string Checker::name_of(uint32_t block, size_t thread) const {
+  std::string name = "thread " + std::to_string(thread);
+  if (block == kOwnBlock || block == clocks_.block()) return name;
+  const Dim3 index = grid_.block_index(block);
+  return name + " of block (" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
+         std::to_string(index.z) + ")";
+}
+
+void Checker::report(const Conflict& conflict, const Access& access, const std::string& place) {
+  const std::string verb = access.write ? "writes " : "reads ", other = name_of(conflict.block, conflict.thread);
+  switch (conflict.kind) {
+    case Kind::kUnwritten:
+      report("reads " + place + ", which nobody has written", access);
+    case Kind::kInFlight:
+      report(verb + place + " while a cp.async into them is in flight: a wait is missing", access,
+             {{"issued by " + other, conflict.pc}});
+    case Kind::kAfterRead:
+      report("a data race: writes " + place + ", which " + other + " reads, with nothing that orders the two", access,
+             {{"read", conflict.pc}});
+    default:
+      report("a data race: " + verb + place + ", which " + other + " writes, with nothing that orders the two", access,
+             {{"written", conflict.pc}});
+  }
+}
+
+void Checker::report(std::string what, const Access& access, std::vector<Fault::Place> related) {
+  Fault fault;
+  fault.what = std::move(what), fault.related = std::move(related);
+  fault.lane = int(__builtin_ctz(access.lanes));
+  Block::current()->fail(std::move(fault));
+}
+
+}  // namespace lrk::emulator

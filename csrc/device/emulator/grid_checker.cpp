@@ -1,0 +1,108 @@
+#include <algorithm>
+
+#include "device/emulator/checker.h"
+
+namespace lrk::emulator {
+
+namespace {
+
+constexpr size_t kReadsPerCell = 2;
+
+const char* whole_word(const char* address) {
+  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) & ~uintptr_t(3));
+}
+
+}  // namespace
+
+GridChecker::GridChecker(const Launch& launch, std::shared_ptr<GridChecker> previous)
+    : grid_(launch.grid), previous_(std::move(previous)) {
+  for (const MemorySpan& span : launch.parameters) spans_.push_back({span});
+  std::vector<Span> operands;
+  for (const MemorySpan& span : registered_spans())
+    if (span.extent() > 0) operands.push_back({span});
+  // Operands may overlap (base may be y), but a byte has one shadow.
+  std::sort(operands.begin(), operands.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  for (const Span& span : operands) {
+    const char *begin = whole_word(span.begin), *end = span.begin + span.extent();
+    if (regions_.empty() || begin >= regions_.back().end)
+      regions_.push_back({begin, end, nullptr});
+    else
+      regions_.back().end = std::max(regions_.back().end, end);
+  }
+  for (Region& region : regions_)
+    region.shadow = std::make_unique<Shadow>(size_t(region.end - region.begin), kReadsPerCell, true);
+  for (Span& span : operands) {
+    const auto region = std::find_if(regions_.begin(), regions_.end(), [&](const Region& candidate) {
+      return span.begin >= candidate.begin && span.begin < candidate.end;
+    });
+    span.shadow = region->shadow.get(), span.shadow_begin = region->begin;
+    spans_.push_back(span);
+  }
+}
+
+bool GridChecker::Span::contains(const char* address, size_t bytes) const {
+  const size_t offset = size_t(address - begin);
+  if (address < begin || offset + bytes > extent()) return false;
+  return lines <= 1 || stride <= line_bytes || offset % stride + bytes <= line_bytes;
+}
+
+const GridChecker::Span* GridChecker::find(const char* address, size_t bytes, bool write) const {
+  for (const Span& span : spans_)
+    if (span.contains(address, bytes) && (span.writable || !write)) return &span;
+  return nullptr;
+}
+
+std::string GridChecker::place(const Span& span, const char* address, size_t bytes) {
+  const auto offset = address - span.begin;
+  return "bytes [" + std::to_string(offset) + ", " + std::to_string(offset + ptrdiff_t(bytes)) + ") of " + span.name;
+}
+
+std::string GridChecker::refusal(const char* address, size_t bytes, bool write) const {
+  const std::string verb = write ? "writes " : "reads ";
+  const Span* nearest = nullptr;
+  size_t nearest_distance = ~size_t(0);
+  for (const Span& span : spans_) {
+    if (span.contains(address, bytes))
+      return verb + place(span, address, bytes) + ", which the launch may only read";
+    const size_t distance = address < span.begin ? size_t(span.begin - address)
+                            : address >= span.begin + span.extent() ? size_t(address - (span.begin + span.extent()))
+                                                                     : 0;
+    if (distance < nearest_distance) nearest = &span, nearest_distance = distance;
+  }
+  constexpr size_t kFar = size_t(1) << 20;
+  const std::string count = std::to_string(bytes) + " bytes of global memory out of bounds: ";
+  if (nearest == nullptr || nearest_distance > kFar)
+    return verb + count + "no operand of the launch is near (is the memory named in a GlobalMemory?)";
+  if (nearest_distance == 0 && address + bytes <= nearest->begin + nearest->extent())
+    return verb + count + place(*nearest, address, bytes) + " lie between its lines";
+  return verb + count + place(*nearest, address, bytes) + ", which has " + std::to_string(nearest->extent()) +
+         " bytes";
+}
+
+GridChecker::Touch GridChecker::conflict_with(const char* address, size_t bytes, bool write) const {
+  Touch touch;
+  for (const Region& region : regions_) {
+    const char *begin = std::max(address, region.begin), *end = std::min(address + bytes, region.end);
+    if (begin >= end) continue;
+    region.shadow->visit(size_t(begin - region.begin), size_t(end - begin), false, [&](Cell& cell, size_t, size_t) {
+      if (cell.write_tick != 0)
+        touch = {true, true, cell.writer, cell.write_pc};
+      else if (write && cell.read_tick != 0)
+        for (size_t i = 0; i < kReadsPerCell; ++i) {
+          const ReadRecord& record = cell.reads()[i];
+          if (record.tick == 0) continue;
+          const size_t lane = size_t(__builtin_ctz(record.lanes));
+          touch = {true, false, uint16_t(record.warp * kWarpSize + lane), record.pc};
+        }
+      return !touch.touched;
+    });
+  }
+  return touch;
+}
+
+Dim3 GridChecker::block_index(uint32_t block) const {
+  const size_t linear = size_t(block) - 1;
+  return Dim3(unsigned(linear % grid_.x), unsigned(linear / grid_.x % grid_.y), unsigned(linear / grid_.x / grid_.y));
+}
+
+}  // namespace lrk::emulator

@@ -1,0 +1,180 @@
+// Runs a grid: independent blocks spread over operating-system threads, each block on one of them; the blocks of a
+// cooperative launch alive at once and taking turns on one.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+#include "device/emulator/block.h"
+#include "device/emulator/checker.h"
+#include "device/emulator/launch.h"
+
+namespace lrk::emulator {
+
+std::vector<MemorySpan>& registered_spans() {
+  static thread_local std::vector<MemorySpan> spans;
+  return spans;
+}
+
+namespace {
+
+#if defined(LRK_EMULATOR_CHECKED)
+constexpr bool kChecked = true;
+#else
+constexpr bool kChecked = false;
+#endif
+
+/// How many blocks of a launch are alive at once on the emulated device.
+size_t resident_blocks(const Launch& launch) {
+  const size_t by_threads = kThreadsPerMultiprocessor / launch.block.count();
+  const size_t by_shared = kSharedBytesPerMultiprocessor / (launch.shared_bytes + kReservedSharedBytes);
+  return kMultiprocessors * std::min({by_threads, by_shared, kBlocksPerMultiprocessor});
+}
+
+std::string refusal(const Launch& launch) {
+  const size_t blocks = launch.grid.count(), threads = launch.block.count();
+  if (blocks == 0 || threads == 0 || threads > kMaxThreads || threads % kWarpSize != 0)
+    return "invalid launch: " + std::to_string(blocks) + " blocks of " + std::to_string(threads) + " threads";
+  if (launch.grid.y > 65535 || launch.grid.z > 65535 || launch.grid.x > 0x7fffffffu)
+    return "invalid launch: the grid is too large";
+  if (launch.shared_bytes > kMaxSharedBytes)
+    return "invalid launch: " + std::to_string(launch.shared_bytes) + " bytes of shared memory";
+  if (launch.cooperative && blocks > resident_blocks(launch))
+    return "invalid launch: " + std::to_string(blocks) + " cooperative blocks, of which " +
+           std::to_string(resident_blocks(launch)) + " fit the device at once";
+  return {};
+}
+
+Dim3 index_of(const Launch& launch, size_t block) {
+  const Dim3& grid = launch.grid;
+  return Dim3(unsigned(block % grid.x), unsigned(block / grid.x % grid.y), unsigned(block / grid.x / grid.y));
+}
+
+/// LRK_EMULATOR_THREADS=1 makes the order of blocks repeatable and a debugger's life simple.
+size_t available_workers() {
+  if (const char* wanted = std::getenv("LRK_EMULATOR_THREADS")) return size_t(std::max(1, atoi(wanted)));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+/// Operating-system threads that run blocks one after another. A block may wait for another, and then its worker waits
+/// as long as some worker can still move.
+class Workers {
+ public:
+  Workers(const Launch& launch, GridChecker* checker) : launch_(launch), checker_(checker) {}
+
+  /// Returns an empty string, or the first fault.
+  std::string run() {
+    running_ = std::min(launch_.grid.count(), available_workers());
+    std::vector<std::thread> helpers;
+    for (size_t i = 1, count = running_; i < count; ++i) helpers.emplace_back([this] { work(); });
+    work();
+    for (std::thread& helper : helpers) helper.join();
+    return failure_;
+  }
+
+ private:
+  void work() {
+    Block block(launch_, checker_, changes_);
+    for (size_t i; (i = next_++) < launch_.grid.count();) {
+      block.begin(index_of(launch_, i));
+      while (!block.done()) {
+        const uint64_t seen = changes_;
+        if (!block.give_turns() && !block.done() && !wait_for_change(seen)) block.fail_with_deadlock();
+      }
+      if (!block.failed()) continue;
+      const std::string message = describe(launch_.kernel, block.failure());
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (failure_.empty()) failure_ = message;
+      next_ = launch_.grid.count();
+      stop_ = true;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    --running_;
+  }
+
+  /// Waits until changes_ differs from `seen`. False when it never will, because every worker waits here, or when
+  /// another block has failed.
+  bool wait_for_change(uint64_t seen) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (changes_ != seen) return true;
+      if (stuck_at_ != seen) stuck_ = 0, stuck_at_ = seen;
+      ++stuck_;
+    }
+    for (;;) {
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (changes_ != seen) return true;
+        if (stop_ || stuck_ >= running_) return false;
+      }
+      std::this_thread::yield();
+    }
+  }
+
+  const Launch& launch_;
+  GridChecker* checker_;
+  std::atomic<size_t> next_{0};
+  std::atomic<uint64_t> changes_{0};
+  std::mutex mutex_;  // guards what follows
+  size_t running_ = 0, stuck_ = 0;
+  uint64_t stuck_at_ = ~uint64_t(0);
+  bool stop_ = false;
+  std::string failure_;
+};
+
+std::string run_together(const Launch& launch, GridChecker* checker) {
+  std::atomic<uint64_t> changes{0};
+  std::vector<std::unique_ptr<Block>> blocks;
+  for (size_t i = 0; i < launch.grid.count(); ++i) {
+    blocks.push_back(std::make_unique<Block>(launch, checker, changes));
+    blocks.back()->begin(index_of(launch, i));
+  }
+  for (;;) {
+    const uint64_t seen = changes;
+    Block* unfinished = nullptr;
+    bool moved = false;
+    for (const auto& block : blocks) {
+      if (block->done()) continue;
+      moved = block->give_turns() || moved;
+      if (block->failed()) return describe(launch.kernel, block->failure());
+      if (!block->done() && unfinished == nullptr) unfinished = block.get();
+    }
+    if (unfinished == nullptr) return {};
+    if (moved || changes != seen) continue;
+    unfinished->fail_with_deadlock();
+    return describe(launch.kernel, unfinished->failure());
+  }
+}
+
+/// The launch that a programmatic one may overlap.
+struct Previous {
+  const void* stream = nullptr;
+  std::shared_ptr<GridChecker> checker;
+};
+Previous& previous_launch() {
+  static thread_local Previous previous;
+  return previous;
+}
+
+}  // namespace
+
+std::string run(const Launch& launch) {
+  const Unwatched unwatched;
+  if (std::string reason = refusal(launch); !reason.empty()) return reason;
+  std::shared_ptr<GridChecker> checker;
+  if constexpr (kChecked) {
+    Previous& previous = previous_launch();
+    const bool overlaps = launch.programmatic && previous.stream == launch.stream;
+    checker = std::make_shared<GridChecker>(launch, overlaps ? previous.checker : nullptr);
+  }
+  std::string failure =
+      launch.cooperative ? run_together(launch, checker.get()) : Workers(launch, checker.get()).run();
+  if constexpr (kChecked) {
+    if (checker) checker->forget_previous();
+    previous_launch() = {launch.stream, checker};
+  }
+  return failure;
+}
+
+}  // namespace lrk::emulator

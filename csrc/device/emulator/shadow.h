@@ -1,0 +1,126 @@
+// What is remembered of every byte of memory that several threads can reach: the last write and the reads since. One
+// cell a word of four bytes, and one a byte where threads touch parts of a word.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+namespace lrk::emulator {
+
+/// A read by some lanes of a warp, at tick `tick` or before.
+struct ReadRecord {
+  uint32_t tick, lanes, block;
+  uint16_t warp;
+  bool strong;
+  const void* pc;
+};
+
+struct Cell {
+  enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4, kReadsLost = 8 };
+
+  uint32_t write_tick, write_block;  // 0: never written
+  uint32_t read_tick;                // of the latest read, 0: none since the last write
+  uint16_t writer;                   // thread
+  uint8_t flags;
+  uint8_t lock;
+  const void* write_pc;
+
+  /// As many as the shadow has, behind the cell.
+  ReadRecord* reads() { return reinterpret_cast<ReadRecord*>(this + 1); }
+};
+
+/// Zeroed memory of which only what is touched exists.
+class SparsePages {
+ public:
+  SparsePages() = default;
+  explicit SparsePages(size_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    memory_ = static_cast<char*>(memory);
+  }
+  ~SparsePages() {
+    if (memory_ != nullptr) munmap(memory_, bytes_);
+  }
+  SparsePages(const SparsePages&) = delete;
+  SparsePages& operator=(const SparsePages&) = delete;
+  char* data() const { return memory_; }
+
+ private:
+  char* memory_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class Shadow {
+ public:
+  /// Of `bytes` of memory, with room for `reads` different reads a cell. `concurrent`: several operating-system threads
+  /// visit it.
+  Shadow(size_t bytes, size_t reads, bool concurrent)
+      : reads_(reads), stride_(sizeof(Cell) + reads * sizeof(ReadRecord)), concurrent_(concurrent),
+        words_((bytes + 3) / 4 * stride_), bytes_((bytes + 3) / 4 * 4 * stride_) {}
+
+  size_t reads() const { return reads_; }
+
+  /// Calls visitor(cell, first byte, bytes) for the cells of [offset, offset + bytes), until one answers false.
+  /// `replaces`: the visitor leaves the same record in every cell, so that a whole word becomes one cell again.
+  template <class Visitor>
+  bool visit(size_t offset, size_t bytes, bool replaces, const Visitor& visitor) {
+    for (const size_t end = offset + bytes; offset < end;) {
+      const size_t within = offset % 4, count = std::min(4 - within, end - offset);
+      if (!visit_word(offset / 4, within, count, replaces, visitor)) return false;
+      offset += count;
+    }
+    return true;
+  }
+
+ private:
+  Cell& at(const SparsePages& pages, size_t index) const {
+    return *reinterpret_cast<Cell*>(pages.data() + index * stride_);
+  }
+
+  template <class Visitor>
+  bool visit_word(size_t index, size_t within, size_t count, bool replaces, const Visitor& visitor) {
+    Cell& word = at(words_, index);
+    const Lock lock(word, concurrent_);
+    if (count == 4 && (word.flags & Cell::kSplit) == 0) return visitor(word, 4 * index, size_t(4));
+    if ((word.flags & Cell::kSplit) == 0) {
+      for (size_t i = 0; i < 4; ++i) copy(at(bytes_, 4 * index + i), word);
+      word.flags |= Cell::kSplit;
+    }
+    for (size_t i = within; i < within + count; ++i)
+      if (!visitor(at(bytes_, 4 * index + i), 4 * index + i, size_t(1))) return false;
+    if (count == 4 && replaces) copy(word, at(bytes_, 4 * index));
+    return true;
+  }
+
+  void copy(Cell& to, const Cell& from) const {
+    const uint8_t lock = to.lock;
+    memcpy(static_cast<void*>(&to), &from, stride_);
+    to.lock = lock;
+  }
+
+  class Lock {
+   public:
+    Lock(Cell& cell, bool needed) : lock_(needed ? &cell.lock : nullptr) {
+      while (lock_ != nullptr && __atomic_exchange_n(lock_, uint8_t(1), __ATOMIC_ACQUIRE) != 0) {
+      }
+    }
+    ~Lock() {
+      if (lock_ != nullptr) __atomic_store_n(lock_, uint8_t(0), __ATOMIC_RELEASE);
+    }
+
+   private:
+    uint8_t* lock_;
+  };
+
+  size_t reads_, stride_;
+  bool concurrent_;
+  SparsePages words_, bytes_;
+};
+
+}  // namespace lrk::emulator
