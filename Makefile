@@ -2,6 +2,7 @@
 # make test    builds everything and runs every test that fits in minutes
 # make check   the slow ones: a wheel in a clean environment, the emulator's checked mode, address and
 #              undefined-behaviour sanitizers
+# make device-test  on a machine with a GPU: the emulator's wrappers against the hardware, bit by bit
 # make bench   the measured tables of the README, on this machine
 # make device  on a machine with a GPU: build, all tests, benchmarks, logs under $(OUT)
 #
@@ -32,7 +33,7 @@ export LRK_EMULATOR := 1
 CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
             $(if $(shell command -v ninja),-GNinja)
 
-.PHONY: all demo test check bench device environment package cpp lint wheel-test checked sanitize clean
+.PHONY: all demo test check bench device device-test environment package cpp lint wheel-test checked sanitize clean
 
 all: package
 
@@ -100,6 +101,10 @@ sanitize: environment
 
 bench: package cpp
 	@$(PY) bench/run.py $(BENCH)
+
+# The only test of the emulator itself against hardware; `make device` runs it too, with everything else.
+device-test: package
+	@$(PY) -m pytest tests/device -rs $(PYTEST)
 
 device: package
 	@mkdir -p $(OUT)

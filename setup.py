@@ -19,7 +19,7 @@ class CMakeThenExtensions(BuildExtension):
     """Builds liblrk_kernels.a first; the extensions link it, so torch is compiled against in seconds."""
 
     def build_extensions(self) -> None:
-        targets = ["lrk_kernels"] + (["lrk_emulated"] if EMULATOR != "OFF" else [])
+        targets = ["lrk_kernels"] + (["lrk_emulated", "lrk_conformance"] if EMULATOR != "OFF" else [])
         configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DCMAKE_BUILD_TYPE=Release"]
         nvcc = self.cuda_compiler()
         configure += [f"-DLRK_CUDA={'ON' if nvcc else 'OFF'}", f"-DLRK_EMULATOR={EMULATOR}"]
@@ -37,6 +37,8 @@ class CMakeThenExtensions(BuildExtension):
         if nvcc:
             link += [str(self.cuda_runtime(nvcc)), "-lrt"]
         for extension in self.extensions:
+            if extension.name == conformance.name:
+                extension.define_macros = [("LRK_HAVE_CUDA", "1" if nvcc else "0")]
             extension.extra_link_args = [*extension.extra_link_args, *link]
             extension.depends = [*extension.depends, *archives]
         super().build_extensions()
@@ -82,5 +84,12 @@ inspection = Pybind11Extension(
     include_dirs=INCLUDE,
     cxx_std=20,
 )
+# The kernels that compare the emulator with a GPU; development builds only.
+conformance = Pybind11Extension(
+    "lrkernels._conformance", ["csrc/python/conformance/module.cpp"], include_dirs=INCLUDE, cxx_std=20
+)
 
-setup(ext_modules=[torch_ops, inspection], cmdclass={"build_ext": CMakeThenExtensions})
+setup(
+    ext_modules=[torch_ops, inspection] + ([conformance] if EMULATOR != "OFF" else []),
+    cmdclass={"build_ext": CMakeThenExtensions},
+)

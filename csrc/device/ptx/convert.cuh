@@ -1,4 +1,5 @@
-// PTX ISA, "Data Movement and Conversion Instructions: cvt": float to and from the 16-bit types, to nearest even.
+// PTX ISA, "Data Movement and Conversion Instructions: cvt": float to and from the 16-bit types, to nearest even, and
+// to tf32.
 #pragma once
 
 #include <cstdint>
@@ -67,6 +68,20 @@ __device__ __forceinline__ uint32_t pack_f16x2(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+#endif
+}
+
+/// cvt.rna.tf32.f32 (sm_80): a float with 10 bits of mantissa, to nearest, ties away from zero. The 13 low bits
+/// are 0, but for a NaN.
+__device__ __forceinline__ uint32_t round_to_tf32(float value) {
+#if defined(LRK_EMULATE)
+  const uint32_t bits = float_bits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffff;  // NaN, the canonical one
+  return (bits + 0x1000u) & 0xffffe000u;                      // a carry out of the largest mantissa gives infinity
+#else
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return rounded;
 #endif
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "device/numeric.cuh"
+#include "device/ptx/mma_emulation.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {
@@ -16,36 +17,26 @@ namespace ptx {
 #if defined(LRK_EMULATE)
 template <class T>
 __forceinline__ void emulated_mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  struct Input {
+  struct Held {
     uint32_t a[4], b[2];
-  } input{{a[0], a[1], a[2], a[3]}, {b0, b1}};
-  struct Accumulators {
-    float element[4];
-  } accumulators;
-  memcpy(accumulators.element, d, sizeof(d));
-  emulator::warp_collective("mma", emulator::kAllLanes, &input, &accumulators, [](emulator::Warp& warp) {
-    float left[16][16], right[16][8], sum[16][8] = {};
-    for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
-      const auto& held = warp.input<Input>(lane);
-      const int group = lane / 4, pair = lane % 4;
-      for (int i = 0; i < 4; ++i) {
-        float* target = &left[group + 8 * (i % 2)][2 * pair + 8 * (i / 2)];
-        target[0] = low_half<T>(held.a[i]), target[1] = high_half<T>(held.a[i]);
-      }
-      for (int i = 0; i < 2; ++i) {
-        right[2 * pair + 8 * i][group] = low_half<T>(held.b[i]);
-        right[2 * pair + 8 * i + 1][group] = high_half<T>(held.b[i]);
-      }
-    }
-    for (int m = 0; m < 16; ++m)
-      for (int k = 0; k < 16; ++k)
-        for (int n = 0; n < 8; ++n) sum[m][n] += left[m][k] * right[k][n];
-    for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
-      auto& held = warp.output<Accumulators>(lane);
-      for (int i = 0; i < 4; ++i) held.element[i] += sum[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
-    }
-  });
-  memcpy(d, accumulators.element, sizeof(d));
+  };
+  emulated_mma("mma.m16n8k16", d, Held{{a[0], a[1], a[2], a[3]}, {b0, b1}},
+               [](const emulator::Warp& warp, float (&sum)[16][8]) {
+                 float left[16][16], right[16][8];
+                 for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
+                   const auto& held = warp.input<Held>(lane);
+                   const int group = lane / 4, pair = lane % 4;
+                   for (int i = 0; i < 4; ++i) {
+                     float* target = &left[group + 8 * (i % 2)][2 * pair + 8 * (i / 2)];
+                     target[0] = low_half<T>(held.a[i]), target[1] = high_half<T>(held.a[i]);
+                   }
+                   for (int i = 0; i < 2; ++i) {
+                     right[2 * pair + 8 * i][group] = low_half<T>(held.b[i]);
+                     right[2 * pair + 8 * i + 1][group] = high_half<T>(held.b[i]);
+                   }
+                 }
+                 add_product(left, right, sum);
+               });
 }
 #endif
 
