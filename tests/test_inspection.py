@@ -170,9 +170,13 @@ def test_reference_switch_runs_no_kernel():
     assert result.stdout.strip() == "0"
 
 
-def test_errors_are_the_same_under_the_reference_switch():
+@pytest.mark.parametrize(
+    ("file", "which"),
+    [("test_errors.py", "not memory"), ("test_values.py", "cpu and (feature or strides or merge or compose)")],
+)
+def test_the_reference_gives_the_answers_and_errors_of_the_kernels(file, which):
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", Path(__file__).parent / "lowrank" / "test_errors.py", "-k", "not memory"],
+        [sys.executable, "-m", "pytest", Path(__file__).parent / "lowrank" / file, "-k", which],
         env=os.environ | {"LRK_REFERENCE": "1"},
         capture_output=True,
         text=True,

@@ -76,14 +76,14 @@ def _expand(
         y = base + y
     if bias is not None:
         y = y + bias
-    return y.to(dtype)
+    return y.to(dtype).contiguous()
 
 
 def lowrank_project(
     x: Tensor, down: Tensor, gate: Tensor | None = None, seed: Tensor | None = None, *, dropout: float = 0.0
 ) -> Tensor:
     """s = gate ⊙ (drop(x)·downᵀ)."""
-    return _project(x, down, gate, seed, dropout).to(x.dtype)
+    return _project(x, down, gate, seed, dropout).to(x.dtype).contiguous()
 
 
 def lowrank_expand(
@@ -132,7 +132,7 @@ def lowrank_merge(
         left = left @ core.to(dtype)
     if gate is not None:
         left = left * gate.to(dtype)
-    return (weight.to(dtype) + scale * (left @ down.to(dtype))).to(weight.dtype)
+    return (weight.to(dtype) + scale * (left @ down.to(dtype))).to(weight.dtype).contiguous()
 
 
 def lowrank_linear_saving(
@@ -140,7 +140,7 @@ def lowrank_linear_saving(
 ) -> tuple[Tensor, Tensor]:
     """lowrank_linear and the ungated product drop(x)·downᵀ, which its gradients need."""
     y = lowrank_linear(x, down, up, weight, bias, core, gate, base, seed, scale=scale, dropout=dropout)
-    return y, _project(x, down, None, seed, dropout)
+    return y, _project(x, down, None, seed, dropout).contiguous()
 
 
 # Bit i of `needs` asks for the i-th gradient; what is not asked for comes back as an empty tensor.

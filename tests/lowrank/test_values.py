@@ -214,7 +214,9 @@ def test_merged_weight_gives_the_same_layer(device, dtype, core, gate):
 @pytest.mark.parametrize("factor_dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_merge_into_a_half_weight_rounds_once(device, factor_dtype):
     case = make_case(device.device, torch.bfloat16, factor_dtype=factor_dtype, out_features=70, in_features=90, rank=9)
+    case.weight = transposed(case.weight)
     merged = lrkernels.lowrank_merge(case.weight, case.down, case.up, scale=case.scale)
+    assert merged.is_contiguous()
     wide = case.wide()
     exact = wide.weight + case.scale * wide.up @ wide.down
     assert_accurate(merged, exact.to(torch.bfloat16), exact)
