@@ -19,7 +19,7 @@ void leaves_before_the_barrier() {
 template <bool kBug>
 void takes_two_barriers() {
   if (kBug && threadIdx.x >= 32)
-    emulator::barrier_sync(3, 64);  // [other barrier]
+    __syncthreads();  // [other barrier]
   else
     emulator::barrier_sync(2, 64);  // [one barrier]
 }
@@ -52,12 +52,11 @@ void parts_a_warp(int* out) {
 /// Both halves vote with their own mask before all lanes meet; with the bug one half asks for all.
 template <bool kBug>
 void votes_by_halves(int* out) {
-  const bool upper = threadIdx.x >= 16;
-  if (upper)
-    out[threadIdx.x] = __any_sync(kBug ? 0xffffffffu : 0xffff0000u, 1);  // [upper half]
+  if (threadIdx.x >= 16)
+    __syncwarp(kBug ? 0xffffffffu : 0xffff0000u);  // [upper half]
   else
     out[threadIdx.x] = __all_sync(0x0000ffffu, 1);
-  __syncwarp();
+  out[threadIdx.x] = __any_sync(0xffffffffu, 1);
 }
 
 template <bool kBug>
@@ -98,7 +97,8 @@ void test_barriers() {
   expect_silence(start(leaves_before_the_barrier<false>, dim3(1), dim3(64), 0), "leaves_before_the_barrier");
   expect_report(__FILE__, start(takes_two_barriers<true>, dim3(1), dim3(64), 0),
                 {"takes_two_barriers<true>", 0, 0,
-                 "waits in bar.sync; 64 of 64 threads wait, 0 have exited; thread 32 never comes: it waits in bar.sync",
+                 "waits in bar.sync; 64 of 64 threads wait, 0 have exited; thread 32 never comes: it waits in "
+                 "__syncthreads",
                  "one barrier", "other barrier"});
   expect_silence(start(takes_two_barriers<false>, dim3(1), dim3(64), 0), "takes_two_barriers");
   expect_report(__FILE__, start(names_two_counts<true>, dim3(1), dim3(64), 0),
@@ -121,7 +121,7 @@ void test_warps() {
                 {"parts_a_warp<true>", 0, 1, "different operations: __syncwarp and __shfl_xor_sync", "odd lanes"});
   expect_silence(start(parts_a_warp<false>, dim3(1), dim3(32), 0, out), "parts_a_warp");
   expect_report(__FILE__, start(votes_by_halves<true>, dim3(1), dim3(32), 0, out),
-                {"votes_by_halves<true>", 0, 16, "different operations: __any_sync and __syncwarp", "upper half"});
+                {"votes_by_halves<true>", 0, 16, "different operations: __syncwarp and __any_sync", "upper half"});
   expect_silence(start(votes_by_halves<false>, dim3(1), dim3(32), 0, out), "votes_by_halves");
   expect_report(__FILE__, start(shuffles_from_outside<true>, dim3(1), dim3(32), 0, out),
                 {"shuffles_from_outside<true>", 0, 15, "the source lane is not in the mask", "shuffle"});

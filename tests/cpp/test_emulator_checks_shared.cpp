@@ -205,7 +205,7 @@ void misaligns_a_float(float* out) {
 
 /// A copy of a size the compiler does not know is a call, which is seen too.
 template <bool kBug>
-void overruns_by_memcpy(const float* in, int count) {
+[[maybe_unused]] void overruns_by_memcpy(const float* in, int count) {
   if (threadIdx.x == 3) memcpy(dynamic_shared<float>() + 16, in, size_t(kBug ? count + 1 : count) * 4);  // [memcpy]
 }
 
@@ -301,9 +301,11 @@ void test_bounds() {
             output);
   LRK_CHECK(misaligns_a_float, 32, 132,
             (Expected{"misaligns_a_float<true>", 0, 0, "misaligned access of 4 bytes", "float"}), output);
+#if !defined(__clang__)  // of which version 14 calls the C library's memcpy past every hook
   LRK_CHECK(overruns_by_memcpy, 32, 128,
             (Expected{"overruns_by_memcpy<true>", 0, 3, "writes shared bytes [64, 132), past the end (128)", "memcpy"}),
             input, 16);
+#endif
 }
 
 }  // namespace

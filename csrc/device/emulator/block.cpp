@@ -8,8 +8,6 @@ namespace lrk::emulator {
 
 namespace {
 
-constexpr const char* kSyncThreads = "__syncthreads";
-
 std::string number(size_t value) { return std::to_string(value); }
 
 }  // namespace

@@ -152,7 +152,7 @@ struct Previous {
   const void* stream = nullptr;
   std::shared_ptr<GridChecker> checker;
 };
-Previous& previous_launch() {
+[[maybe_unused]] Previous& previous_launch() {
   static thread_local Previous previous;
   return previous;
 }
