@@ -56,7 +56,8 @@ class GlobalMemory {
     emulator::MemorySpan span{static_cast<const char*>(view.data), 0, 0, 0, writable, name};
     if (view.rows == 0 || view.cols == 0) return span;
     const size_t element = size_of(view.dtype);
-    const int64_t rows = view.rows - 1, cols = view.cols - 1, row_stride = view.row_stride, col_stride = view.col_stride;
+    const int64_t rows = view.rows - 1, cols = view.cols - 1;  // the last ones
+    const int64_t row_stride = view.row_stride, col_stride = view.col_stride;
     const auto line = [&](int64_t count) { return size_t(count + 1) * element; };
     if (col_stride == 1 || cols == 0)
       span.line_bytes = line(cols), span.lines = size_t(rows + 1), span.stride = size_t(row_stride) * element;

@@ -118,7 +118,7 @@ void races_ldmatrix(const float* in, uint32_t* out) {
 
 enum class Between { kNothing, kSyncwarp, kHalfWarp, kShuffle };
 
-/// Lane i reads what lane i + 1 wrote. A shuffle meets the lanes but orders no memory; lanes 15 and 16 are in two halves.
+/// Lanes read what a neighbour wrote, then what a lane of the other half wrote. A shuffle meets them but orders nothing.
 template <Between kBetween>
 void exchanges_in_a_warp(float* out) {
   float* shared = dynamic_shared<float>();
@@ -281,8 +281,8 @@ void test_warps() {
                       "producer", "consumer"}),
             output);
   LRK_CHECK(hands_back_one_by_one, 96, 128,
-            (Expected{"hands_back_one_by_one<true>", 0, 95, "data race: writes shared bytes [124, 128), which thread 63",
-                      "early writer", "late reader"}),
+            (Expected{"hands_back_one_by_one<true>", 0, 95,
+                      "data race: writes shared bytes [124, 128), which thread 63", "early writer", "late reader"}),
             output);
 }
 

@@ -99,7 +99,7 @@ void Block::fail(Fault fault) {
   if (!failed_) {
     failed_ = true;
     fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);
-    fault.block = index_, fault.thread_index = threads_[fault.thread].index;
+    fault.block = index_, fault.has_thread = true, fault.thread_index = threads_[fault.thread].index;
     if (fault.stack.empty()) fault.stack = call_stack();
     failure_ = std::move(fault);
   }
@@ -211,7 +211,7 @@ void Block::fail_with_deadlock() {
   for (size_t i = threads_.size(); i-- > 0;)
     if (threads_[i].state == State::kWaiting || threads_[i].state == State::kSpinning) first = i, ++waiting;
   const Thread& thread = threads_[first];
-  failure_.thread = first, failure_.thread_index = thread.index;
+  failure_.has_thread = true, failure_.thread = first, failure_.thread_index = thread.index;
   failure_.stack = {thread.waiting_at};
   failure_.what = std::string("deadlock: this thread waits in ") + thread.waiting_for + "; " + number(waiting) +
                   " of " + number(threads_.size()) + " threads wait, " + number(finished_) + " have exited";

@@ -172,8 +172,8 @@ bool Checker::write_cell(Cell& cell, size_t reads, const Access& access, Conflic
   return true;
 }
 
-/// Global memory has few records a cell, for any warps of any blocks. When they run out the oldest but one is given up:
-/// a race with it goes unseen unless a kept one shows it too.
+/// Global memory has few records a cell, for any warps of any blocks. When they run out the first and the latest are
+/// kept: a race with one in between goes unseen unless these show it too.
 void Checker::remember_read(Cell& cell, const Access& access) {
   constexpr size_t kRecords = 2;
   ReadRecord* chosen = nullptr;

@@ -1,6 +1,6 @@
 // The CUDA C++ that kernels are written in, for a plain C++ compiler: keywords, built-in variables, barriers, warp-wide
-// operations and fences (CUDA C++ Programming Guide, "C++ Language Extensions"). Atomics are in device/ptx/, for integers
-// and with their order spelled out.
+// operations and fences (CUDA C++ Programming Guide, "C++ Language Extensions"). Atomics are in device/ptx/, for
+// integers and with their order spelled out.
 #pragma once
 
 #include <cmath>

@@ -160,8 +160,8 @@ std::string function_name(const void* address) {
 }
 
 std::string describe(const void* kernel, const Fault& fault) {
-  std::string text = "kernel " + function_name(kernel) + ", block " + index(fault.block) + ", thread " +
-                     std::to_string(fault.thread) + " " + index(fault.thread_index);
+  std::string text = "kernel " + function_name(kernel) + ", block " + index(fault.block);
+  if (fault.has_thread) text += ", thread " + std::to_string(fault.thread) + " " + index(fault.thread_index);
   if (const std::string place = places(fault.stack); !place.empty()) text += ", at " + place;
   text += ": " + fault.what;
   for (const Fault::Place& related : fault.related) {

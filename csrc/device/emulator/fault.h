@@ -17,6 +17,7 @@ struct Fault {
   std::string what;
   int lane = -1;  // of the running thread's warp, when it is not the running thread's fault
   Dim3 block;
+  bool has_thread = false;
   size_t thread = 0;
   Dim3 thread_index;
   std::vector<const void*> stack;  // return addresses, innermost first

@@ -21,7 +21,7 @@ struct ReadRecord {
 };
 
 struct Cell {
-  enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4, kReadsLost = 8 };
+  enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4 };
 
   uint32_t write_tick, write_block;  // 0: never written
   uint32_t read_tick;                // of the latest read, 0: none since the last write
