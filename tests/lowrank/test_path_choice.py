@@ -24,6 +24,7 @@ FEATURES = {
     "dropout": dict(dropout=0.3),
     "three leading dimensions": dict(leading=(5, 2, 13)),
     "few rows": dict(leading=(3,)),
+    "a row of much work": dict(leading=(1,), in_features=1100, out_features=1030, rank=70, bias=False, weight=False),
     "rank 0": dict(rank=0),
 }
 

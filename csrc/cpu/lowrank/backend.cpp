@@ -10,6 +10,7 @@ namespace lrk {
 namespace {
 
 using cpu::LinearPath;
+using Product = cpu::FactorTraits::Product;
 
 // tests/cpp/test_cpu_lowrank.cpp runs every instruction set that its machine has; so far that was always x86-64.
 #if defined(__x86_64__)
@@ -37,19 +38,19 @@ bool is_plain(DType dtype, const Dropout& dropout, std::initializer_list<DType> 
 cpu::FactorTraits factor_traits(const ProjectArgs& args) {
   const bool plain = !args.gate.present() && !args.projected.present() &&
                      is_plain(args.x.dtype, args.dropout, {args.down.dtype, args.s.dtype});
-  return {args.x.rows * args.x.cols * args.down.rows, args.x.rows, args.x.dtype, plain};
+  return {Product::kProject, args.x.rows * args.x.cols * args.down.rows, args.x.rows, args.x.dtype, plain};
 }
 
 cpu::FactorTraits factor_traits(const LinearArgs& args) {
   const bool plain = !args.weight.present() && !(args.base.present() && args.bias.present()) &&
                      is_plain(args.y.dtype, args.dropout, {args.s.dtype, args.up.dtype}) &&
                      (!args.bias.present() || args.bias.dtype == args.y.dtype);
-  return {args.y.rows * args.y.cols * args.s.cols, args.y.rows, args.y.dtype, plain};
+  return {Product::kExpand, args.y.rows * args.y.cols * args.s.cols, args.y.rows, args.y.dtype, plain};
 }
 
 cpu::FactorTraits factor_traits(const FactorGradArgs& args) {
   const bool plain = is_plain(args.x.dtype, args.dropout, {args.s.dtype, args.grad.dtype});
-  return {args.x.rows * args.x.cols * args.s.cols, args.x.rows, args.x.dtype, plain};
+  return {Product::kFactorGrad, args.x.rows * args.x.cols * args.s.cols, args.x.rows, args.x.dtype, plain};
 }
 
 /// Of a product with one small side: the library, or our one kernel for it.

@@ -23,6 +23,7 @@ struct LinearTraits {
 
 /// A product with one small side: project, factor_grad, or a linear without a weight.
 struct FactorTraits {
+  enum class Product { kProject, kExpand, kFactorGrad } product = Product::kProject;
   int64_t multiply_adds = 0, rows = 0;
   DType dtype = DType::kFloat32;
   bool plain = false;  // one dtype everywhere and nothing that a GEMM, alpha a b + beta c, does not have
