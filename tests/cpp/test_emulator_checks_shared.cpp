@@ -118,7 +118,7 @@ void races_ldmatrix(const float* in, uint32_t* out) {
 
 enum class Between { kNothing, kSyncwarp, kHalfWarp, kShuffle };
 
-/// Lanes read what a neighbour wrote, then what a lane of the other half wrote. A shuffle meets them; it orders nothing.
+/// Lanes read what a neighbour wrote, then what a lane of the other half wrote. A shuffle meets them, orders nothing.
 template <Between kBetween>
 void exchanges_in_a_warp(float* out) {
   float* shared = dynamic_shared<float>();
