@@ -83,7 +83,7 @@ wheel-test: environment
 	cp -r tests build/wheel/tests
 	cd build/wheel && venv/bin/python -m pytest tests $(PYTEST)
 
-# Every memory access of the CUDA kernels looked at, from the C++ tests and from all Python tests of emulated kernels.
+# Every memory access of CUDA kernels looked at, from the C++ tests and all Python tests of emulated kernels and wrappers.
 CHECKED := $(ROOT)/build/checked
 checked: environment
 	@$(CONFIGURE) -B $(CHECKED) -DLRK_CUDA=OFF -DLRK_EMULATOR=CHECKED
@@ -92,7 +92,7 @@ checked: environment
 	@LRK_EMULATOR=checked LRK_CUDA=0 LRK_BUILD_DIR=$(CHECKED) \
 	  $(PY) setup.py --quiet build --build-lib $(CHECKED)/python --build-temp $(CHECKED)/extensions
 	@PYTHONPATH=$(CHECKED)/python $(PY) -c "import lrkernels; assert lrkernels.build_info()['emulator_checked']"
-	@PYTHONPATH=$(CHECKED)/python $(PY) -m pytest tests -k cuda_emulated $(PYTEST)
+	@PYTHONPATH=$(CHECKED)/python $(PY) -m pytest tests -k 'cuda_emulated or test_conformance' $(PYTEST)
 
 sanitize: environment
 	@$(CONFIGURE) -B $(ROOT)/build/sanitize -DLRK_CUDA=OFF -DLRK_SANITIZE=address,undefined
