@@ -11,20 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_dropout, check_dtype, check_finite, check_linear, check_rank, has_dense_weight
+from lrkernels.nn.base_layer import factors_beside, is_plain_linear
 from lrkernels.ops import lowrank_linear, lowrank_merge
-from lrkernels.ops._lowrank_checks import HALF_DTYPES
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _is_plain(linear: nn.Linear) -> bool:
-    """Whether calling ``linear`` does no more than F.linear(x, weight, bias), so that the op may do it instead."""
-    return (
-        type(linear) is nn.Linear
-        and "weight" in linear._parameters
-        and "forward" not in linear.__dict__
-        and not any(getattr(linear, hooks) for hooks in _HOOKS)
-    )
 
 
 def _refresh_after_load(module: LoRALinear, _incompatible_keys: Any) -> None:
@@ -145,7 +133,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """y as the class says; further arguments go to the forward of a base layer that takes them."""
         base_layer = self.base_layer
-        plain = _is_plain(base_layer) and not args and not kwargs
+        plain = is_plain_linear(base_layer) and not args and not kwargs
         if self.merged_weight is not None:
             if plain:
                 return F.linear(x, self.merged_weight, base_layer.bias)
@@ -159,19 +147,11 @@ class LoRALinear(nn.Module):
         else:
             base = base_layer(x, *args, **kwargs)
             x, operands = x.to(base.dtype), {"base": base}
-        down, up = self._factors_beside(x.dtype)
+        down, up = factors_beside(x.dtype, self.lora_A, self.lora_B)
         return lowrank_linear(x, down, up, seed=seed, scale=self.scale, dropout=dropout, **operands)
 
-    def _factors_beside(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """lora_A and lora_B in dtypes that the op takes beside activations or a weight of ``dtype``."""
-        wide = torch.float32 if dtype in HALF_DTYPES else dtype
-        return tuple(
-            factor if factor.dtype in (dtype, wide) or not wide.is_floating_point else factor.to(wide)
-            for factor in (self.lora_A, self.lora_B)
-        )
-
     def _merged_with(self, weight: Tensor) -> Tensor:
-        down, up = self._factors_beside(weight.dtype)
+        down, up = factors_beside(weight.dtype, self.lora_A, self.lora_B)
         return lowrank_merge(weight, down, up, scale=self.scale)
 
     def _merged(self) -> Tensor:
