@@ -6,12 +6,14 @@ import torch as _torch  # noqa: F401  (the extension resolves its symbols agains
 
 from lrkernels import _C, reference  # noqa: F401
 from lrkernels.inspection import build_info, explain, force, trace
+from lrkernels.interop.peft import accelerate, restore
 from lrkernels.nn import replace_linear
 from lrkernels.ops import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
 
 __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
 __all__ = [
+    "accelerate",
     "build_info",
     "explain",
     "force",
@@ -21,5 +23,6 @@ __all__ = [
     "lowrank_project",
     "reference",
     "replace_linear",
+    "restore",
     "trace",
 ]
