@@ -173,3 +173,14 @@ def test_deepcopy_and_pickle():
         assert lrkernels.restore(copied) == 14
         assert torch.equal(copied(ids()).logits, stock(ids()).logits)
     assert repr(fused) == repr(stock)
+
+
+def test_compile_fullgraph_of_what_is_left_to_peft():
+    """PEFT's own DoRA does not compile in one graph (0.21), a layer with a hook does."""
+    torch.compiler.reset()
+    stock, fused = stock_and_fused(peft_layers())
+    for each in (stock, fused):
+        each.base_model.model.first.lora_A["default"].register_forward_hook(lambda module, args, y: y + 1)
+    x = torch.randn(6, 24)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), stock(x))
