@@ -74,6 +74,17 @@ inline cudaError_t allow_shared_bytes(const void* kernel, int device, size_t byt
   if (error == cudaSuccess) limit = bytes;
   return error;
 }
+
+/// Whether the code that runs has griddepcontrol.wait: what was compiled from sm_80's PTX does not wait, on any device,
+/// and so must not start early.
+inline bool was_compiled_for_sm90(const void* kernel) {
+  cudaFuncAttributes attributes = {};
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return attributes.ptxVersion >= 90;
+}
 #endif
 
 /// Starts kernel(arguments...) and reports what the launch itself said; the emulator runs it to its end.
@@ -113,7 +124,7 @@ Status launch(void (*kernel)(Parameters...), const LaunchConfig& config, const A
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
   }
-  if (config.programmatic) {
+  if (config.programmatic && was_compiled_for_sm90(reinterpret_cast<const void*>(kernel))) {
     cudaLaunchAttribute& attribute = attributes[native.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -10,13 +10,14 @@ inline namespace LRK_TARGET {
 /// Calls ready(), which reads a flag by an atomic or volatile load, until it answers true.
 template <class Ready>
 __device__ __forceinline__ void spin_until(const Ready& ready) {
-  while (!ready()) {
 #if defined(LRK_EMULATE)
-    emulator::spin_wait();
+  if (ready()) return;
+  do emulator::spin_wait();
+  while (!ready());
+  emulator::spin_done();
 #else
-    __nanosleep(32);
+  while (!ready()) __nanosleep(32);
 #endif
-  }
 }
 
 }  // namespace LRK_TARGET

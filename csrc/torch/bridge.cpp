@@ -127,6 +127,7 @@ MatrixView matrix_view(const Tensor& tensor) {
   view.cols = tensor.size(dims - 1);
   view.col_stride = tensor.stride(dims - 1);
   view.row_stride = leading_stride(tensor).value_or(view.cols);
+  if (tensor.numel() == 0) view.row_stride = view.cols, view.col_stride = 1;  // an empty expanded tensor is contiguous
   return view;
 }
 

@@ -181,6 +181,41 @@ float* storage() {
   expect_report(__FILE__, start(kernel<true>, dim3(blocks), dim3(threads), bytes, __VA_ARGS__), expected); \
   expect_silence(start(kernel<false>, dim3(blocks), dim3(threads), bytes, __VA_ARGS__), #kernel)
 
+/// Many blocks, on several operating-system threads, store to volatile memory.
+void stores_volatile(float* out) {
+  volatile float* mine = out + blockIdx.x;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < 16; ++i) *mine = float(i);
+}
+
+template <bool kBug>
+void overwrites_a_source(float* buffer) {
+  ptx::cp_async<4>(ptx::shared_address(dynamic_shared<float>() + threadIdx.x), buffer + threadIdx.x, 4);
+  if constexpr (!kBug) ptx::cp_async_wait_all();
+  buffer[threadIdx.x] = -1.0f;
+  ptx::cp_async_wait_all();  // [late wait]
+}
+
+/// Sixteen bytes that are aligned to eight are two accesses.
+struct PairOfWords {
+  uint64_t first, second;
+};
+void copies_pairs(const PairOfWords* in, PairOfWords* out) { out[threadIdx.x] = in[threadIdx.x]; }
+
+void test_accesses() {
+  float* const buffer = storage();
+  GlobalMemory memory;
+  memory.writes(buffer, 2048, "buffer");
+  expect_silence(start(stores_volatile, dim3(256), dim3(32), 0, buffer), "stores_volatile");
+  for (int i = 0; i < 32; ++i) buffer[i] = float(i);
+  expect_report(__FILE__, start(overwrites_a_source<true>, dim3(1), dim3(32), 128, buffer),
+                {"overwrites_a_source<true>", 0, 0, "cp.async: its source was written", "late wait"});
+  expect_silence(start(overwrites_a_source<false>, dim3(1), dim3(32), 128, buffer), "overwrites_a_source");
+  auto* const pairs = reinterpret_cast<PairOfWords*>(reinterpret_cast<char*>(buffer) + 8);
+  expect_silence(start(copies_pairs, dim3(1), dim3(32), 0, static_cast<const PairOfWords*>(pairs), pairs + 32),
+                 "copies_pairs");
+}
+
 void test_bounds() {
   float* const in = storage();
   float* const out = storage() + 256;
@@ -311,6 +346,7 @@ void test_dependent_launches() {
 }  // namespace lrk
 
 int main() {
+  lrk::test_accesses();
   lrk::test_bounds();
   lrk::test_races();
   lrk::test_flags();

@@ -83,6 +83,20 @@ void waits_for_a_block(unsigned* flag) {
     emulator::atomic_store(flag, 1u);
 }
 
+/// Two warps hand a turn to and fro by a volatile flag: each leaves one wait and enters the next within a turn.
+template <bool kBug>
+void passes_the_turn() {
+  volatile unsigned* turn = dynamic_shared<unsigned>();
+  if (threadIdx.x == 0) *turn = 0;
+  __syncthreads();
+  if (threadIdx.x % 32 != 0) return;
+  for (unsigned round = 0; round < 8; ++round) {
+    const unsigned mine = 2 * round + threadIdx.x / 32;
+    spin_until([&] { return *turn == mine; });  // [turn]
+    if (!kBug || round < 3) *turn = mine + 1;
+  }
+}
+
 Status start_cooperative(void (*kernel)(unsigned*), unsigned blocks, unsigned threads, unsigned* flag) {
   LaunchConfig config(dim3(blocks), dim3(threads), 0, Context{});
   config.cooperative = true;
@@ -135,6 +149,9 @@ void test_waits() {
   expect_report(__FILE__, start(spins_forever<true>, dim3(1), dim3(64), 0, flag),
                 {"spins_forever<true>", 0, 3, "waits in a loop that waits for memory to change", "spin"});
   expect_silence(start(spins_forever<false>, dim3(1), dim3(64), 0, flag), "spins_forever");
+  expect_report(__FILE__, start(passes_the_turn<true>, dim3(1), dim3(64), 4),
+                {"passes_the_turn<true>", 0, 0, "waits in a loop that waits for memory to change", "turn"});
+  expect_silence(start(passes_the_turn<false>, dim3(1), dim3(64), 4), "passes_the_turn");
   value = 0;
   expect_report(__FILE__, start(waits_for_a_block<true>, dim3(2), dim3(32), 0, flag),
                 {"waits_for_a_block<true>", 0, 0, "deadlock", "waits for a block"});

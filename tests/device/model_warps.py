@@ -47,12 +47,12 @@ def one_number(dtype, low, high):
 
 for name, dtype in (("32", np.uint32), ("64", np.uint64)):
     model(f"shuffle.{name}", "any", shuffles(dtype), lambda v, source, _: np.take_along_axis(v, source % 32, axis=1))
-    # Before the start of the warp a lane keeps its own value.
+    # Before the start of the warp a lane keeps its own value. PTX ISA, "shfl": the distance is the low five bits of b.
     model(
         f"shuffle_up.{name}",
         "any",
-        one_number(dtype, 0, 33),
-        lambda v, delta: np.take_along_axis(v, np.where(LANES >= delta, LANES - delta, LANES).astype(int), axis=1),
+        one_number(dtype, 0, 65),
+        lambda v, delta: np.take_along_axis(v, np.where(LANES >= delta % 32, LANES - delta % 32, LANES).astype(int), 1),
     )
     model(
         f"shuffle_xor.{name}",
@@ -64,14 +64,16 @@ for name, dtype in (("32", np.uint32), ("64", np.uint64)):
     model(
         f"shuffle_down.{name}",
         "any",
-        one_number(dtype, 0, 33),
-        lambda v, delta: np.take_along_axis(v, np.where(LANES + delta < 32, LANES + delta, LANES).astype(int), axis=1),
+        one_number(dtype, 0, 65),
+        lambda v, delta: np.take_along_axis(
+            v, np.where(LANES + delta % 32 < 32, LANES + delta % 32, LANES).astype(int), 1
+        ),
     )
 
 
 def groups(rng, trials):
     width = 2 ** rng.integers(0, 5, (trials, 1), endpoint=True)
-    lane_mask, delta = rng.integers(0, 32, (trials, 1)), rng.integers(0, 33, (trials, 1))
+    lane_mask, delta = rng.integers(0, 32, (trials, 1)), rng.integers(0, 65, (trials, 1))
     return [
         random_bits(rng, np.uint32, trials, 32),
         rng.integers(-64, 64, (trials, 32), dtype=np.int32),
@@ -85,7 +87,7 @@ def shuffled_in_groups(values, source, numbers):
     width, lane_mask, delta = (numbers[:, i : i + 1].astype(np.int64) for i in range(3))
     first = LANES // width * width
     end = first + width
-    up, down, across = LANES - delta, LANES + delta, LANES ^ lane_mask
+    up, down, across = LANES - delta % 32, LANES + delta % 32, LANES ^ lane_mask
     sources = (
         first + source % width,
         np.where(up >= first, up, LANES),

@@ -81,6 +81,29 @@ def test_shape(device, dtype, shape):
     compare(make_case(device.device, dtype, **SHAPES[shape]))
 
 
+@pytest.mark.parametrize("rows", (4, 17, 40))
+@pytest.mark.parametrize("weight", (True, False), ids=("linear", "pure"))
+def test_long_sums(rows, weight):
+    """Sums in blocks: the error of one running sum over 16384 products is several times that of plain torch."""
+    shape = dict(leading=(rows,), in_features=16384, out_features=48, rank=8, bias=False)
+    errors = {"ours": 0.0, "eager": 0.0}
+    for _ in range(4):  # of one draw alone the ratio is luck
+        case = make_case(torch.device("cpu"), torch.float32, weight=weight, **shape)
+        with lrkernels.force("lowrank_linear" if weight else "lowrank"):
+            ours = case.call(torch.ops.lrk.lowrank_linear)
+        exact = case.wide().call(exact_linear)
+        errors["ours"] += float((ours - exact).norm() / exact.norm())
+        errors["eager"] += float((case.call(eager_linear) - exact).norm() / exact.norm())
+    assert errors["ours"] <= 2 * errors["eager"], errors
+
+
+def test_no_rows_and_an_expanded_gradient(device):
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [t.requires_grad_() for t in make_case(device.device, dtype, (0,), 8, 6, 2).tensors[:4]]
+        torch.ops.lrk.lowrank_linear(*leaves).sum().backward()
+        assert all(float(leaf.grad.abs().sum()) == 0.0 for leaf in leaves)
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("feature", ("weight and bias", "base", "gate a token and core", "dropout"))
 def test_float32_factors_with_half_activations(device, dtype, feature):

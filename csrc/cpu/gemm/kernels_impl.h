@@ -19,8 +19,8 @@ void multiply_rows(int64_t depth, const typename Vector::Scalar* __restrict a, i
   typename Vector::Register sum[rows][2];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
-    sum[i][0] = accumulate ? Vector::load(c + i * c_stride) : Vector::zero();
-    sum[i][1] = accumulate ? Vector::load(c + i * c_stride + L) : Vector::zero();
+    sum[i][0] = Vector::zero();
+    sum[i][1] = Vector::zero();
   }
   for (int64_t k = 0; k < depth; ++k) {
     const typename Vector::Register b0 = Vector::load(b), b1 = Vector::load(b + L);
@@ -36,6 +36,15 @@ void multiply_rows(int64_t depth, const typename Vector::Scalar* __restrict a, i
       sum[i][1] = Vector::fma(value, b1, sum[i][1]);
     }
     a += a_stride, b += b_stride;
+  }
+  // Added at the end, not summed on: the rounding error of a long sum in blocks grows with the blocks' length and
+  // number, of one running sum with their product.
+  if (accumulate) {
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      sum[i][0] = Vector::add(sum[i][0], Vector::load(c + i * c_stride));
+      sum[i][1] = Vector::add(sum[i][1], Vector::load(c + i * c_stride + L));
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {

@@ -14,13 +14,15 @@ class AsyncCopies {
 
   /// Copies `source_bytes` and fills the rest of `bytes` with zeros.
   void enqueue(char* destination, const void* source, int bytes, int source_bytes) {
-    copies_.push_back({destination, source, bytes, source_bytes});
+    copies_.push_back({destination, source, bytes, source_bytes, {}});
+    if (source_bytes > 0) memcpy(copies_.back().at_issue, source, size_t(source_bytes));
   }
 
   void commit() { group_ends_.push_back(copies_.size()); }
 
-  /// Completes the oldest groups until at most `pending` committed groups are left; calls landed(destination, bytes)
-  /// for each copy.
+  /// Completes the oldest groups until at most `pending` committed groups are left; calls landed(destination, bytes,
+  /// source_changed) for each copy: nothing orders the copy's read before the wait, so a source that was written since
+  /// the copy was issued is a race.
   template <class Landed>
   void wait(size_t pending, const Landed& landed) {
     while (group_ends_.size() - next_group_ > pending) {
@@ -42,12 +44,14 @@ class AsyncCopies {
     char* destination;
     const void* source;
     int bytes, source_bytes;
+    char at_issue[16];
   };
   template <class Landed>
   static void perform(const Copy& copy, const Landed& landed) {
+    const bool changed = copy.source_bytes > 0 && memcmp(copy.at_issue, copy.source, size_t(copy.source_bytes)) != 0;
     if (copy.source_bytes > 0) memcpy(copy.destination, copy.source, size_t(copy.source_bytes));
     memset(copy.destination + copy.source_bytes, 0, size_t(copy.bytes - copy.source_bytes));
-    landed(copy.destination, size_t(copy.bytes));
+    landed(copy.destination, size_t(copy.bytes), changed);
   }
 
   std::vector<Copy> copies_;

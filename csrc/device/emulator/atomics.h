@@ -5,12 +5,16 @@
 // operations and barriers, or they race.
 #pragma once
 
+#include <mutex>
 #include <cstdint>
 #include <type_traits>
 
 #include "device/emulator/thread.h"
 
 namespace lrk::emulator {
+
+/// All strong operations take effect one after another, in every block, under this lock.
+std::mutex& strong_operations();
 
 enum class Order : uint8_t { kRelaxed, kAcquire, kRelease, kAcquireRelease };
 enum class Scope : uint8_t { kBlock, kGrid };  // .cta and .gpu

@@ -59,8 +59,9 @@ bool Block::give_turns() {
     const bool spinning = thread.state == State::kSpinning;
     if (thread.state != State::kReady && !spinning) continue;
     if (checker_) checker_->enter_thread(running_, stacks_.area(running_));
+    thread.left_a_spin = false;
     Fiber::switch_to(scheduler_, thread.fiber);
-    moved = moved || !spinning || thread.state != State::kSpinning;
+    moved = moved || !spinning || thread.state != State::kSpinning || thread.left_a_spin;
   }
   current() = nullptr;
   if (finished_ == threads_.size() && !failed_ && !shared_.tail_is_intact()) {
@@ -83,14 +84,15 @@ void Block::thread_main(void* argument) {
 
 void Block::run_kernel() {
   // Kernels do not throw, but what they call in the emulator may run out of memory.
+  Fault fault;
   try {
     const Watch watch(checker_.get());
     launch_.body(launch_.closure);
+    return;
   } catch (const std::exception& error) {
-    Fault fault;
     fault.what = error.what();
-    fail(std::move(fault));
   }
+  fail(std::move(fault));  // does not return, and so must not keep the exception
 }
 
 void Block::fail(Fault fault) {
@@ -263,15 +265,20 @@ void Block::async_copy(uint32_t destination, const void* source, int bytes, int 
   threads_[running_].copies.enqueue(target, source, bytes, source_bytes);
 }
 
+void Block::async_copy_landed(const char* target, size_t bytes, bool source_changed) {
+  if (source_changed) fault("cp.async: its source was written between the copy and the wait for it");
+  if (checker_) checker_->end_copy(target, bytes);
+}
+
 void Block::async_wait(size_t pending_groups) {
-  threads_[running_].copies.wait(pending_groups, [this](const char* target, size_t bytes) {
-    if (checker_) checker_->end_copy(target, bytes);
+  threads_[running_].copies.wait(pending_groups, [this](const char* target, size_t bytes, bool changed) {
+    async_copy_landed(target, bytes, changed);
   });
 }
 
 void Block::async_wait_all() {
-  threads_[running_].copies.wait_all([this](const char* target, size_t bytes) {
-    if (checker_) checker_->end_copy(target, bytes);
+  threads_[running_].copies.wait_all([this](const char* target, size_t bytes, bool changed) {
+    async_copy_landed(target, bytes, changed);
   });
 }
 

@@ -53,6 +53,10 @@ class Block {
   void warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
                        void (*work)(Warp&, const void*), const void* closure, const void* pc);
   void spin(const void* pc);
+  void spin_done() {
+    threads_[running_].left_a_spin = true;
+    count_change();
+  }
   char* shared_access(uint32_t address, size_t bytes, size_t alignment, bool write, const char* operation,
                       uint32_t lanes, const void* pc);
   const void* global_access(const void* address, size_t bytes, size_t alignment, bool write, const char* operation,
@@ -67,6 +71,7 @@ class Block {
   [[noreturn]] void fail(Fault fault);
 
  private:
+  void async_copy_landed(const char* target, size_t bytes, bool source_changed);
   enum class State : uint8_t { kReady, kWaiting, kSpinning, kFinished };
   struct Thread {
     Fiber fiber;
@@ -76,6 +81,7 @@ class Block {
     const char* waiting_for = nullptr;
     const void* waiting_at = nullptr;
     int barrier = -1;  // the one it waits at
+    bool left_a_spin = false;
     AsyncCopies copies;
   };
   struct Barrier {

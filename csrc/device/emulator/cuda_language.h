@@ -73,13 +73,13 @@ __forceinline__ T __shfl_sync(unsigned mask, T value, int source_lane, int width
 
 template <class T>
 __forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
-  const int lane = emulator::lane(), source = lane - int(delta);
+  const int lane = emulator::lane(), source = lane - int(delta & 31);  // the instruction reads five bits
   return shuffle_from("__shfl_up_sync", mask, value, source < (lane & ~(width - 1)) ? lane : source);
 }
 
 template <class T>
 __forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
-  const int lane = emulator::lane(), source = lane + int(delta);
+  const int lane = emulator::lane(), source = lane + int(delta & 31);
   return shuffle_from("__shfl_down_sync", mask, value, source > (lane | (width - 1)) ? lane : source);
 }
 

@@ -27,7 +27,11 @@ class GuardedPages {
     void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<char*>(memory);
-    for (size_t i = 0; i <= count; ++i) mprotect(base_ + i * step_, page_bytes(), PROT_NONE);
+    for (size_t i = 0; i <= count; ++i) {
+      if (mprotect(base_ + i * step_, page_bytes(), PROT_NONE) == 0) continue;
+      munmap(base_, size_);  // each guard page is a mapping, of which a process may have 65530
+      throw std::bad_alloc();
+    }
   }
   ~GuardedPages() {
 #if defined(__SANITIZE_ADDRESS__)

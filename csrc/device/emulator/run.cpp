@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 
 #include "device/emulator/block.h"
@@ -54,7 +56,8 @@ Dim3 index_of(const Launch& launch, size_t block) {
 /// LRK_EMULATOR_THREADS=1 makes the order of blocks repeatable and a debugger's life simple.
 size_t available_workers() {
   if (const char* wanted = std::getenv("LRK_EMULATOR_THREADS")) return size_t(std::max(1, atoi(wanted)));
-  return std::max(1u, std::thread::hardware_concurrency());
+  constexpr unsigned kMostWorkers = 16;  // every one has a guard page a thread of its block
+  return std::clamp(std::thread::hardware_concurrency(), 1u, kMostWorkers);
 }
 
 /// Operating-system threads that run blocks one after another. A block may wait for another, and then its worker waits
@@ -67,7 +70,15 @@ class Workers {
   std::string run() {
     running_ = std::min(launch_.grid.count(), available_workers());
     std::vector<std::thread> helpers;
-    for (size_t i = 1, count = running_; i < count; ++i) helpers.emplace_back([this] { work(); });
+    for (size_t i = 1, count = running_; i < count; ++i) {
+      try {
+        helpers.emplace_back([this] { work(); });
+      } catch (const std::system_error&) {  // no more threads to have: fewer do the same
+        const std::lock_guard<std::mutex> lock(mutex_);
+        running_ -= count - i;
+        break;
+      }
+    }
     work();
     for (std::thread& helper : helpers) helper.join();
     return failure_;
@@ -75,6 +86,19 @@ class Workers {
 
  private:
   void work() {
+    try {
+      run_blocks();
+    } catch (const std::bad_alloc&) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (failure_.empty()) failure_ = "no memory for the fibers of another block";
+      next_ = launch_.grid.count();
+      stop_ = true;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    --running_;
+  }
+
+  void run_blocks() {
     Block block(launch_, checker_, changes_);
     for (size_t i; (i = next_++) < launch_.grid.count();) {
       block.begin(index_of(launch_, i));
@@ -89,8 +113,6 @@ class Workers {
       next_ = launch_.grid.count();
       stop_ = true;
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    --running_;
   }
 
   /// Waits until changes_ differs from `seen`. False when it never will, because every worker waits here, or when

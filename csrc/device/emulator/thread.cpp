@@ -118,6 +118,8 @@ void spin_wait() {
   Block::current()->spin(LRK_CALLER);
 }
 
+void spin_done() { Block::current()->spin_done(); }
+
 void grid_dependency_wait() {
   const Unwatched unwatched;
   if (Checker* checker = Block::current()->checker()) checker->wait_for_previous_launch();
@@ -127,13 +129,12 @@ void grid_dependency_trigger() {}  // the next launch may start earlier; here no
 
 // --- Strong operations.
 
-namespace {
-
-/// All of them take effect one after another, in every block.
 std::mutex& strong_operations() {
   static std::mutex mutex;
   return mutex;
 }
+
+namespace {
 
 uint64_t load(const void* address, size_t bytes) {
   uint64_t value = 0;

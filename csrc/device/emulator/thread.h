@@ -118,6 +118,8 @@ void async_wait_all();
 /// To be called in the body of a loop that waits for memory to change, which would otherwise keep all others from
 /// running. Faults when nobody is left who could change anything. (device/spin.cuh is the loop.)
 void spin_wait();
+/// What it waited for has come: the thread has moved on, whatever it wrote or read meanwhile.
+void spin_done();
 
 /// griddepcontrol.wait: until the launch before this one has finished and its writes are visible.
 void grid_dependency_wait();

@@ -16,6 +16,9 @@ inline void note(const volatile void* address, size_t bytes, bool write, size_t 
   if (Checker* checker = watching) checker->access(const_cast<const void*>(address), bytes, write, pc, alignment);
 }
 
+/// 16 bytes at once may be two accesses of 8: those of 16 go through vector.cuh, which looks itself.
+constexpr size_t natural(size_t bytes) { return bytes < 8 ? bytes : 8; }
+
 /// CUDA's volatile is a relaxed operation of system scope. The hook runs before the access, so between blocks of
 /// different operating-system threads a flag belongs in atomics.h.
 inline void note_volatile(const volatile void* address, size_t bytes, bool write, const void* pc) {
@@ -23,7 +26,8 @@ inline void note_volatile(const volatile void* address, size_t bytes, bool write
   if (checker == nullptr) return;
   const Unwatched unwatched;
   const auto* plain = const_cast<const void*>(address);
-  checker->strong_access(plain, bytes, write, pc);
+  checker->strong_access(plain, bytes, write, pc);  // first: a fault does not come back to release the lock
+  const std::lock_guard<std::mutex> lock(lrk::emulator::strong_operations());
   if (write)
     checker->publish(plain, false, Scope::kGrid, false);
   else
@@ -33,6 +37,7 @@ inline void note_volatile(const volatile void* address, size_t bytes, bool write
 }  // namespace
 }  // namespace lrk::emulator
 
+using lrk::emulator::natural;
 using lrk::emulator::note;
 using lrk::emulator::note_volatile;
 
@@ -41,15 +46,15 @@ using lrk::emulator::note_volatile;
 #define LRK_PC __builtin_return_address(0)
 
 #define LRK_ACCESS_HOOKS(size)                                                                                    \
-  LRK_HOOK void __tsan_read##size(void* address) { note(address, size, false, size, LRK_PC); }                    \
-  LRK_HOOK void __tsan_write##size(void* address) { note(address, size, true, size, LRK_PC); }                    \
+  LRK_HOOK void __tsan_read##size(void* address) { note(address, size, false, natural(size), LRK_PC); }                    \
+  LRK_HOOK void __tsan_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); }                    \
   LRK_HOOK void __tsan_unaligned_read##size(void* address) { note(address, size, false, 1, LRK_PC); }             \
   LRK_HOOK void __tsan_unaligned_write##size(void* address) { note(address, size, true, 1, LRK_PC); }             \
   LRK_HOOK void __tsan_volatile_read##size(void* address) { note_volatile(address, size, false, LRK_PC); }        \
   LRK_HOOK void __tsan_volatile_write##size(void* address) { note_volatile(address, size, true, LRK_PC); }        \
   LRK_HOOK void __tsan_unaligned_volatile_read##size(void* address) { note_volatile(address, size, false, LRK_PC); } \
   LRK_HOOK void __tsan_unaligned_volatile_write##size(void* address) { note_volatile(address, size, true, LRK_PC); } \
-  LRK_HOOK void __tsan_read_write##size(void* address) { note(address, size, true, size, LRK_PC); }               \
+  LRK_HOOK void __tsan_read_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); }               \
   LRK_HOOK void __tsan_unaligned_read_write##size(void* address) { note(address, size, true, 1, LRK_PC); }
 LRK_ACCESS_HOOKS(1)
 LRK_ACCESS_HOOKS(2)

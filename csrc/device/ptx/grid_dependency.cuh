@@ -1,6 +1,7 @@
 // PTX ISA, "Parallel Synchronization and Communication Instructions: griddepcontrol" (sm_90): programmatic dependent
 // launch, in which a kernel may start before the one before it on the stream has finished. Both calls do nothing in a
-// kernel that was launched in the ordinary way, nor below sm_90, where every launch is.
+// kernel that was launched in the ordinary way, and are absent from code compiled for less than sm_90, which launch.cuh
+// therefore launches in the ordinary way on every device.
 #pragma once
 
 #include "device/target.cuh"

@@ -1,6 +1,8 @@
 // Plain loads and stores by PTX, and shared addresses as PTX takes them: 32 bits, an offset in the shared window.
 #pragma once
 
+#include <cstdint>
+
 #include "device/target.cuh"
 
 namespace lrk {
