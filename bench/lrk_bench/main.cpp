@@ -1,4 +1,5 @@
 // lrk_bench: see `lrk_bench help`. Exit codes: 0, 1 when a result is wrong or a device is missing, 2 for the arguments.
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -65,6 +66,10 @@ std::vector<CaseReport> run_cases(const Arguments& arguments, Device& device, Ro
   std::string reason;
   const std::unique_ptr<CublasLt> library = device.name() == "cuda" ? open_cublaslt(device, &reason) : nullptr;
   if (!reason.empty()) std::fprintf(stderr, "no cuBLASLt baselines: %s\n", reason.c_str());
+  const std::vector<std::string> kernels = device.backend().kernel_names();
+  const auto is_meant = [&](const std::string& name) { return name.find(arguments.kernel) != std::string::npos; };
+  if (std::none_of(kernels.begin(), kernels.end(), is_meant))
+    throw UsageError("--kernel is '" + arguments.kernel + "', which no kernel's name contains on " + device.name());
   std::vector<CaseReport> reports;
   for (const Case& c : cases) {
     std::fprintf(stderr, "[%zu/%zu] %s %s m %lld n %lld k %lld rank %lld %s\n", reports.size() + 1, cases.size(),
