@@ -30,6 +30,9 @@ endif
 # The package and the C++ tests share one CMake build.
 export LRK_BUILD_DIR := $(BUILD)
 export LRK_EMULATOR := 1
+# Tests run side by side where pytest-xdist is installed, each with two threads (every parallel path, and no fight for cores).
+PYTEST_PARALLEL = $(shell $(PY) -c "import xdist" 2> /dev/null && echo --numprocesses auto --maxprocesses 8)
+RUN_PYTEST = OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest tests $(PYTEST_PARALLEL)
 CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
             $(if $(shell command -v ninja),-GNinja)
 
@@ -56,7 +59,7 @@ cpp: environment
 	@$(CONFIGURE) -B $(BUILD) > $(ROOT)/build-configure.log 2>&1 || (cat $(ROOT)/build-configure.log; false)
 	@rm -f $(ROOT)/build-configure.log
 	@cmake --build $(BUILD) --parallel
-	@ctest --test-dir $(BUILD) --output-on-failure
+	@ctest --test-dir $(BUILD) --parallel 2 --output-on-failure
 
 lint: environment
 	@if $(PY) -m ruff --version > /dev/null 2>&1; then \
@@ -67,7 +70,7 @@ demo: package
 	@$(PY) -m lrkernels.demo $(DEMO)
 
 test: package cpp lint
-	@$(PY) -m pytest tests $(PYTEST)
+	@$(RUN_PYTEST) $(PYTEST)
 
 check: package wheel-test checked sanitize
 
@@ -92,7 +95,7 @@ checked: environment
 	@LRK_EMULATOR=checked LRK_CUDA=0 LRK_BUILD_DIR=$(CHECKED) \
 	  $(PY) setup.py --quiet build --build-lib $(CHECKED)/python --build-temp $(CHECKED)/extensions
 	@PYTHONPATH=$(CHECKED)/python $(PY) -c "import lrkernels; assert lrkernels.build_info()['emulator_checked']"
-	@PYTHONPATH=$(CHECKED)/python $(PY) -m pytest tests -k 'cuda_emulated or test_conformance' $(PYTEST)
+	@PYTHONPATH=$(CHECKED)/python $(RUN_PYTEST) -k 'cuda_emulated or test_conformance' $(PYTEST)
 
 sanitize: environment
 	@$(CONFIGURE) -B $(ROOT)/build/sanitize -DLRK_CUDA=OFF -DLRK_SANITIZE=address,undefined

@@ -1,14 +1,12 @@
 """build_info, explain, trace, force, the reference switch and what happens where there is no kernel."""
 
-import os
 import platform
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import run
 
 import lrkernels
 from lrkernels import testing
@@ -144,12 +142,6 @@ def test_bad_names():
         testing.unavailable("tpu")
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
-
-
 COMPARE = """
 import torch, lrkernels
 torch.manual_seed(0)
@@ -175,12 +167,9 @@ def test_reference_switch_runs_no_kernel():
     [("test_errors.py", "not memory"), ("test_values.py", "cpu and (feature or strides or merge or compose)")],
 )
 def test_the_reference_gives_the_answers_and_errors_of_the_kernels(file, which):
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", Path(__file__).parent / "lowrank" / file, "-k", which],
-        env=os.environ | {"LRK_REFERENCE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
+    path = Path(__file__).parent / "lowrank" / file
+    result = run(
+        f"import pytest; raise SystemExit(int(pytest.main([{str(path)!r}, '-k', {which!r}])))", LRK_REFERENCE="1"
     )
     assert result.returncode == 0, result.stdout
 

@@ -2,10 +2,9 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
+import fresh_process
 import pytest
 import torch
 from torch import nn
@@ -189,6 +188,6 @@ def test_missing_extra_is_said_clearly():
         "import sys; sys.modules['tqdm'] = sys.modules['matplotlib'] = None\n"
         "from lrkernels.demo.__main__ import main; sys.exit(main(['--quick']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = fresh_process.run(program)
     assert done.returncode == 2
     assert done.stderr.strip() == "lrkernels.demo needs tqdm and matplotlib: pip install 'lrkernels[demo]'"

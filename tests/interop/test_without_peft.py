@@ -1,13 +1,8 @@
 """PEFT is optional, and nothing imports it before it is asked for."""
 
-import subprocess
-import sys
+from fresh_process import run
 
 HIDE_PEFT = "import sys; sys.modules['peft'] = None; import torch, lrkernels\n"
-
-
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
 def test_import_lrkernels_imports_neither_peft_nor_transformers():

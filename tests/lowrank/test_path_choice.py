@@ -1,12 +1,10 @@
 """Plain products that torch's GEMM may compute in our place: both ways are right, and the trace says which ran."""
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh_process import run
 from lowrank_cases import make_case
 from test_values import compare
 
@@ -96,15 +94,9 @@ print([str(w.message) for w in caught])
     if reason is not None:
         pytest.skip(reason)
 
-    def run(**environment):
-        environment = os.environ | environment
-        return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-        )
-
-    done = run()
+    done = run(code)
     assert done.returncode == 0, done.stderr
     kernel, warned = done.stdout.splitlines()
     assert kernel == "plain_torch" and warned.count("no float64 kernels on CUDA") == 1
-    strict = run(LRK_STRICT="1")
+    strict = run(code, LRK_STRICT="1")
     assert strict.returncode != 0 and "lowrank_linear: lrkernels has no torch.float64 kernel on CUDA" in strict.stderr

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from fresh_process import CONTEXT
 from lowrank_cases import exact_linear, make_case
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -194,11 +194,10 @@ def train_sharded(rank: int, port: int, kind: str, results) -> None:
 
 @pytest.mark.parametrize("kind", ("ddp", "fsdp2"))
 def test_two_processes(kind):
-    context = mp.get_context("spawn")
-    results = context.Queue()
+    results = CONTEXT.Queue()
     port = free_port()
     workers = [
-        context.Process(target=train_sharded, args=(rank, port, kind, results), daemon=True) for rank in range(2)
+        CONTEXT.Process(target=train_sharded, args=(rank, port, kind, results), daemon=True) for rank in range(2)
     ]
     for worker in workers:
         worker.start()
