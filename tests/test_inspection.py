@@ -14,6 +14,9 @@ from lrkernels import testing
 x, down, up, weight = torch.randn(40, 64), torch.randn(8, 64), torch.randn(48, 8), torch.randn(48, 64)
 
 
+OTHER_ISAS = {"avx512", "avx2", "portable"} - {lrkernels.build_info()["cpu_isa"]}
+
+
 def test_build_info():
     info = lrkernels.build_info()
     assert info["version"] == lrkernels.__version__
@@ -32,9 +35,31 @@ def test_explain_names_the_kernels_that_trace_then_sees(device):
         torch.ops.lrk.lowrank_linear(*arguments)
     assert [plan.primitive for plan in plans][:1] == ["project"]
     assert all(plan.reason for plan in plans)
-    for plan in plans:
-        assert any(plan.kernel.split("+")[0] in kernel or kernel in plan.kernel for kernel in kernels), (plan, kernels)
+    assert [plan.kernel for plan in plans] == kernels
     assert "project" in str(plans) and "because" in str(plans)
+
+
+@pytest.mark.parametrize("name", ("library_gemm", "lowrank_linear", "lowrank_expand"))
+def test_explain_says_what_was_forced(device, name):
+    arguments = [t.to(device.device) for t in (torch.randn(200, 64), down, up, weight)]
+    with lrkernels.force(name):
+        plans = lrkernels.explain("lowrank_linear", *arguments)
+        with lrkernels.trace() as kernels:
+            torch.ops.lrk.lowrank_linear(*arguments)
+    assert [plan.kernel for plan in plans] == kernels
+    for plan in plans:
+        assert (name in plan.kernel) == ("force" in plan.reason), plan
+
+
+def test_a_forced_instruction_set_or_tile_leaves_nothing_to_the_library():
+    if lrkernels.build_info()["cpu_isa"] == "portable":
+        pytest.skip("there is no other instruction set")
+    expected = torch.ops.lrk.lowrank_linear(torch.ones(200, 64), down, up, weight)
+    for name in (lrkernels.build_info()["cpu_isa"], "x32" if lrkernels.build_info()["cpu_isa"] == "avx512" else "x16"):
+        with lrkernels.force(name), lrkernels.trace() as kernels:
+            y = torch.ops.lrk.lowrank_linear(torch.ones(200, 64), down, up, weight)
+        assert "library_gemm" not in kernels and any(name in kernel for kernel in kernels), kernels
+        torch.testing.assert_close(y, expected)
 
 
 def test_explain_computes_nothing():
@@ -103,6 +128,7 @@ def test_every_kernel_that_runs_can_be_forced(device, dtype, rows):
         ("lowrank_lineer", "close: lowrank_linear"),
         ("libary_gemm", "close: library_gemm"),
         ("zzz", "the kernels here:\n  library_gemm"),
+        *[(isa, f"the instruction set is chosen when the process starts, .* LRK_CPU_ISA={isa}") for isa in OTHER_ISAS],
     ],
 )
 def test_forcing_a_kernel_that_does_not_exist_raises(name, hint):
@@ -138,8 +164,10 @@ def test_bad_names():
             lrkernels.explain(name, x)
     with pytest.raises(TypeError, match="explain: op is a int"):
         lrkernels.explain(3)
-    with pytest.raises(ValueError, match="testing.unavailable"):
+    with pytest.raises(ValueError, match="testing.unavailable: backend is 'tpu'"):
         testing.unavailable("tpu")
+    with pytest.raises(ValueError, match="testing.backend: name is 'tpu'"), testing.backend("tpu"):
+        pass
 
 
 COMPARE = """
@@ -160,6 +188,25 @@ def test_reference_switch_runs_no_kernel():
     result = run(COMPARE, LRK_REFERENCE="1")
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert result.stdout.strip() == "0"
+
+
+FORCED_REFERENCE = """
+import torch, lrkernels
+x, weight = torch.randn(5, 7), torch.randn(4, 7, requires_grad=True)
+print(lrkernels.explain("lowrank_linear", x, torch.ones(3, 7), torch.ones(4, 3)))
+with lrkernels.trace() as kernels:
+    lrkernels.lowrank_linear(x, torch.ones(3, 7), torch.ones(4, 3), weight).sum().backward()
+print(list(kernels))
+with lrkernels.force("library_gemm"):
+    pass
+"""
+
+
+def test_with_the_reference_there_is_nothing_to_force_and_explain_says_so():
+    result = run(FORCED_REFERENCE, LRK_REFERENCE="1")
+    explanation, kernels = result.stdout.strip().splitlines()
+    assert "LRK_REFERENCE=1" in explanation and kernels == "[]"
+    assert "RuntimeError: force: there is no kernel" in result.stderr
 
 
 @pytest.mark.parametrize(

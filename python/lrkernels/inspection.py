@@ -56,7 +56,8 @@ class Explanation(list[Plan]):
     """The kernels of one call, in order; prints as text."""
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "no kernel of lrkernels would run"
+        because = ": LRK_REFERENCE=1 asks for the plain torch expressions" if reference_only() else ""
+        return "\n".join(map(str, self)) or f"no kernel of lrkernels would run{because}"
 
 
 def explain(op: str | Callable, *args, **kwargs) -> Explanation:
@@ -88,13 +89,18 @@ class Trace(list[str]):
         return "\n".join(self)
 
 
+def reference_only() -> bool:
+    """Whether the plain-torch twins stand for every kernel; csrc/torch registers none then."""
+    return os.environ.get("LRK_REFERENCE") == "1"
+
+
 _open_traces: list[Trace] = []
 _LOGGING = bool(os.environ.get("LRK_LOG"))
 
 
 def recording() -> bool:
-    """Whether anybody wants to know what runs."""
-    return _LOGGING or bool(_open_traces)
+    """Whether anybody wants to know what runs, and anything but plain torch does."""
+    return (_LOGGING or bool(_open_traces)) and not reference_only()
 
 
 def _hand_out_trace() -> None:
@@ -126,8 +132,13 @@ def trace() -> Iterator[Trace]:
             _lrk._start_trace()
 
 
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+
+
 def _near_misses(name: str, known: Iterable[str]) -> str:
     """What ``force`` could have meant: parts of kernels' names that look like ``name``, or else all the names."""
+    if name in INSTRUCTION_SETS:
+        return f"the instruction set is chosen when the process starts, by the environment variable LRK_CPU_ISA={name}"
     parts: dict[str, None] = {}
     for kernel in known:
         words = re.split("[_+]", kernel)
@@ -142,10 +153,13 @@ def force(name: str) -> Iterator[None]:
     """Inside the block, candidates whose name contains ``name`` are preferred, whatever the heuristics say.
 
     Process-wide. Names are those that :func:`explain` prints, for example ``"library_gemm"`` or ``"avx512_14x32"``.
-    Raises ValueError when no kernel of this build has such a name on this machine.
+    Raises ValueError when no kernel of this build has such a name on this machine, RuntimeError when none runs at all
+    (``LRK_REFERENCE=1``).
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"force: name is {name!r}, expected part of a kernel's name")
+    if reference_only():
+        raise RuntimeError(f"force: there is no kernel to prefer, {name!r} or other, because LRK_REFERENCE=1 runs none")
     known = dict.fromkeys(_lrk._kernel_names())
     if not any(name in kernel for kernel in known):
         raise ValueError(f"force: no kernel's name contains {name!r}; {_near_misses(name, known)}")

@@ -60,12 +60,12 @@ Plan factor_plan(const cpu::FactorTraits& traits, const std::string& name, std::
   const bool library = cpu::uses_library(traits, name, forced);
   const std::string named = "force(\"" + forced + "\")";
   const char* why = cpu::library_reason(traits, selected_cpu_isa());
-  Plan plan = single_kernel_plan(library ? cpu::kLibraryGemm : name,
-                                 library != preferred ? named : library ? why : std::move(reason),
-                                 library ? 0 : workspace);
+  const std::string& chosen = library ? cpu::kLibraryGemm : name;
+  const bool is_named = library != preferred || (!forced.empty() && chosen.find(forced) != std::string::npos);
+  Plan plan = single_kernel_plan(chosen, is_named ? named : library ? why : std::move(reason), library ? 0 : workspace);
   plan.library_gemm = library;
   plan.rejected.push_back({library ? name : cpu::kLibraryGemm,
-                           library != preferred ? named + " names another" : std::string(why)});
+                           is_named ? named + " names another" : std::string(why)});
   return plan;
 }
 
@@ -132,19 +132,18 @@ Plan plan_linear(const LinearArgs& args, const Context&) {
   const CpuIsa isa = selected_cpu_isa();
   const LinearPath preferred = cpu::preferred_path(traits, cpu_info(), isa);
   const LinearPath chosen = choose_path(traits, preferred, true, forced);
-  Plan plan = single_kernel_plan(
-      cpu::linear_name(chosen, traits.dtype),
-      chosen == preferred ? cpu::reason_for(chosen, preferred, traits, isa) : "force(\"" + forced + "\")", 0);
+  const std::string& name = cpu::linear_name(chosen, traits.dtype);
+  const std::string named = "force(\"" + forced + "\")";
+  const bool is_named = !forced.empty() && name.find(forced) != std::string::npos;
+  Plan plan = single_kernel_plan(name, is_named ? named : cpu::reason_for(chosen, preferred, traits, isa), 0);
   for (LinearPath path : cpu::kLinearPaths) {
     if (path == chosen) continue;
     plan.rejected.push_back({cpu::linear_name(path, traits.dtype),
-                             path == preferred ? "force(\"" + forced + "\") names another"
-                                               : cpu::reason_for(path, preferred, traits, isa)});
+                             is_named && cpu::is_possible(path, traits) ? named + " names another"
+                                                                        : cpu::reason_for(path, preferred, traits, isa)});
   }
   plan.library_gemm = chosen == LinearPath::kLibrary;
-  LinearArgs run = args;
-  if (plan.library_gemm) run.x = {}, run.weight = {}, run.bias = {}, run.base = args.y;
-  plan.workspace_bytes = linear_workspace(run, chosen);
+  plan.workspace_bytes = plan.library_gemm ? 0 : linear_workspace(args, chosen);
   return plan;
 }
 

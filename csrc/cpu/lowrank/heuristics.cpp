@@ -40,7 +40,7 @@ bool library_is_faster(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa is
 }
 
 struct Names {
-  std::string few_rows, packed, library, expand, project, project_packed, factor_grad;
+  std::string few_rows, packed, expand, project, project_packed, factor_grad;
 
   template <class T>
   static Names make(CpuIsa isa, const Kernels<T>& kernels) {
@@ -48,8 +48,8 @@ struct Names {
     const std::string tile = prefix + std::to_string(kernels.tile_rows) + "x" + std::to_string(kernels.tile_cols);
     const std::string dot =
         prefix + "dot" + std::to_string(kernels.dot_streamed) + "x" + std::to_string(kernels.dot_resident);
-    return {"lowrank_linear_" + dot, "lowrank_linear_" + tile,  "library_gemm+lowrank_expand_" + tile,
-            "lowrank_expand_" + tile, "lowrank_project_" + dot, "lowrank_project_" + tile, "lowrank_factor_grad_" + tile};
+    return {"lowrank_linear_" + dot,  "lowrank_linear_" + tile,  "lowrank_expand_" + tile,
+            "lowrank_project_" + dot, "lowrank_project_" + tile, "lowrank_factor_grad_" + tile};
   }
 };
 
@@ -137,15 +137,15 @@ std::string reason_for(LinearPath path, LinearPath preferred, const LinearTraits
         return measured ? rows + " in " + name_of(traits.dtype) + ": fused was measured faster on CPUs like this"
                         : rows + ": it would write y twice";
       }
-      return measured ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest is fused"
-                      : "the portable kernels are tuned for no CPU, torch's GEMM may be for this one; the rest is fused";
+      return measured ? std::string("torch's GEMM is fast in ") + name_of(traits.dtype) + " on this CPU; the rest follows"
+                      : "the portable kernels are tuned for no CPU, torch's GEMM may be for this one; the rest follows";
   }
   return "";
 }
 
 const std::string& linear_name(LinearPath path, DType dtype) {
-  const Names& all = names(dtype);
-  return path == LinearPath::kFewRows ? all.few_rows : path == LinearPath::kPacked ? all.packed : all.library;
+  if (path == LinearPath::kLibrary) return kLibraryGemm;
+  return path == LinearPath::kFewRows ? names(dtype).few_rows : names(dtype).packed;
 }
 const std::string& expand_name(DType dtype) { return names(dtype).expand; }
 const std::string& project_name(DType dtype, bool packed) {
@@ -157,7 +157,7 @@ std::vector<std::string> kernel_names() {
   std::vector<std::string> all{kLibraryGemm};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
     const Names& of = names(dtype);
-    all.insert(all.end(), {of.few_rows, of.packed, of.library, of.expand, of.project, of.project_packed, of.factor_grad});
+    all.insert(all.end(), {of.few_rows, of.packed, of.expand, of.project, of.project_packed, of.factor_grad});
   }
   return all;
 }

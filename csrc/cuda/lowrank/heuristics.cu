@@ -25,7 +25,7 @@ constexpr Candidate<SplitTile> kSplitCandidates[] = {
     {SplitTile::kSimt64x64x16, "simt_64x64x16", 64, 64, 16, false, false},
 };
 
-constexpr const char* kLibrary = "library_gemm+lowrank_expand";
+constexpr const char* kLibrary = "library_gemm";
 
 const char* short_name(DType dtype) {
   return dtype == DType::kBFloat16 ? "bf16" : dtype == DType::kFloat16 ? "f16" : "f32";

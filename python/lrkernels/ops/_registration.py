@@ -307,7 +307,7 @@ def register_vmap(name: str, fold: Callable | None = None) -> None:
 
 # --- Where there is no kernel ---
 
-_REFERENCE_ONLY = os.environ.get("LRK_REFERENCE") == "1"
+_REFERENCE_ONLY = inspection.reference_only()
 _warned: set[str] = set()
 
 

@@ -31,6 +31,8 @@ def backend(name: str) -> Iterator[torch.device]:
 
     Yields the device on which the block's tensors belong. Process-wide.
     """
+    if name not in BACKENDS:
+        raise ValueError(f"testing.backend: name is {name!r}, expected one of {BACKENDS}")
     reason = unavailable(name)
     if reason is not None:
         raise RuntimeError(f"testing.backend: {name} is not available: {reason}")
