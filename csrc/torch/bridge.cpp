@@ -69,10 +69,11 @@ bool is_kernel_dtype(ScalarType dtype) {
 
 DType kernel_dtype(ScalarType dtype) {
   switch (dtype) {
+    case ScalarType::Float: return DType::kFloat32;
     case ScalarType::Double: return DType::kFloat64;
     case ScalarType::BFloat16: return DType::kBFloat16;
     case ScalarType::Half: return DType::kFloat16;
-    default: return DType::kFloat32;
+    default: fail("lrkernels", dtype_string(dtype) + " reached a kernel, which reads floating point numbers");
   }
 }
 
@@ -211,7 +212,10 @@ constexpr size_t kWorkspaceAlignment = 256;
 
 }  // namespace
 
-Execution::Execution(const char* op, const Tensor& on) : outer_op_(std::exchange(running_op, op)) {
+RunningOp::RunningOp(const char* op) : outer_(std::exchange(running_op, op)) {}
+RunningOp::~RunningOp() { running_op = outer_; }
+
+Execution::Execution(const char* op, const Tensor& on) : running_(op) {
   context_.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
     stable::parallel_for(0, tasks, 1, body);
   };
@@ -231,8 +235,6 @@ Execution::Execution(const char* op, const Tensor& on) : outer_op_(std::exchange
     context_.device = index;
   }
 }
-
-Execution::~Execution() { running_op = outer_op_; }
 
 namespace {
 

@@ -53,17 +53,27 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
 /// x's sizes with the last one replaced.
 std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 
+/// The op that this thread's errors name, while it lives. An op may run inside another.
+class RunningOp {
+ public:
+  explicit RunningOp(const char* op);
+  RunningOp(const RunningOp&) = delete;
+  ~RunningOp();
+
+ private:
+  const char* outer_;
+};
+
 /// Work memory from torch's allocator and threads from torch's pool, for the duration of one op. On CUDA it also makes
 /// the tensor's device current and enqueues on its current stream.
 class Execution {
  public:
   Execution(const char* op, const Tensor& on);
   Execution(const Execution&) = delete;
-  ~Execution();
   const Context& context() const { return context_; }
 
  private:
-  const char* outer_op_;  // an op may run inside another
+  RunningOp running_;
   std::vector<Tensor> workspace_;
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
   Context context_;

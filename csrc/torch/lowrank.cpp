@@ -94,6 +94,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lowrank_linear_backward(
     const Tensor& grad, const Tensor& down, const Tensor& up, const OptionalTensor& x, const OptionalTensor& projected,
     const OptionalTensor& weight, const OptionalTensor& core, const OptionalTensor& gate, const OptionalTensor& seed,
     double scale, double dropout, int64_t needs) {
+  check_linear_backward("lowrank_linear_backward", grad, down, up, x, projected, weight, core, gate, seed, dropout);
   require_saved("lowrank_linear_backward", needs & kNeedsDown, x, "x");
   require_saved("lowrank_linear_backward", needs & (kNeedsUp | kNeedsCore | kNeedsGate), projected, "projected");
   require_saved("lowrank_linear_backward", needs & kNeedsCore, core, "core");
@@ -158,6 +159,7 @@ std::tuple<Tensor, Tensor, Tensor> lowrank_project_backward(const Tensor& grad, 
                                                             const OptionalTensor& x, const OptionalTensor& gate,
                                                             const OptionalTensor& seed, double dropout,
                                                             int64_t needs) {
+  check_project_backward("lowrank_project_backward", grad, down, x, gate, seed, dropout);
   require_saved("lowrank_project_backward", needs & (kNeedsDown | kNeedsGate), x, "x");
   require_saved("lowrank_project_backward", needs & kNeedsGate, gate, "gate");
   LowRankRunner runner("lowrank_project_backward", grad, down);
@@ -191,6 +193,7 @@ Tensor lowrank_expand(const Tensor& s, const Tensor& up, const OptionalTensor& b
 /// ds = scale dy up (bit 0 of needs), dup = scale dyT s (bit 1).
 std::tuple<Tensor, Tensor> lowrank_expand_backward(const Tensor& grad, const Tensor& up, const OptionalTensor& s,
                                                    double scale, int64_t needs) {
+  check_expand_backward("lowrank_expand_backward", grad, up, s);
   require_saved("lowrank_expand_backward", needs & 2, s, "s");
   LowRankRunner runner("lowrank_expand_backward", grad, up);
   Tensor ds = nothing(grad), dup = nothing(up);

@@ -218,4 +218,70 @@ void check_merge(const char* op, const Tensor& weight, const Tensor& down, const
   check_scale(op, scale, "weight", weight);
 }
 
+namespace {
+
+/// A tensor with grad's leading dimensions and `last` features.
+void check_beside_grad(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& grad, int64_t last,
+                       bool float_allowed) {
+  if (!tensor) return;
+  if (!leading_dims_equal(*tensor, grad) || tensor->size(tensor->dim() - 1) != last) {
+    fail(op, std::string(name) + " has shape " + shape_string(*tensor) + ", expected grad's leading dimensions with " +
+                 std::to_string(last) + " last because grad is " + shape_string(grad));
+  }
+  check_kind(op, name, *tensor, "grad", grad, float_allowed);
+}
+
+}  // namespace
+
+void check_linear_backward(const char* op, const Tensor& grad, const Tensor& down, const Tensor& up,
+                           const OptionalTensor& x, const OptionalTensor& projected, const OptionalTensor& weight,
+                           const OptionalTensor& core, const OptionalTensor& gate, const OptionalTensor& seed,
+                           double dropout) {
+  check_defined(op, {{"grad", &grad}, {"down", &down}, {"up", &up}});
+  check_activation(op, "grad", grad);
+  check_matrix(op, "down", down, "(rank, in)");
+  check_matrix(op, "up", up, "(out, rank)");
+  const int64_t in = down.size(1), rank = down.size(0), out = grad.size(grad.dim() - 1);
+  if (up.size(0) != out || up.size(1) != rank) {
+    fail(op, "up has shape " + shape_string(up) + ", expected " + dims({out, rank}) + " because grad is " +
+                 shape_string(grad) + " and down is " + shape_string(down));
+  }
+  check_kind(op, "down", down, "grad", grad, true);
+  check_kind(op, "up", up, "grad", grad, true);
+  check_beside_grad(op, "x", x, grad, in, false);
+  check_beside_grad(op, "projected", projected, grad, rank, true);
+  if (weight) {
+    check_matrix(op, "weight", *weight, "(out, in)");
+    if (weight->size(0) != out || weight->size(1) != in)
+      fail(op, "weight has shape " + shape_string(*weight) + ", expected " + dims({out, in}));
+    check_kind(op, "weight", *weight, "grad", grad, false);
+  }
+  check_core(op, core, rank, "grad", grad);
+  check_gate(op, gate, rank, "grad", grad, true);
+  check_dropout(op, seed, dropout, grad);
+}
+
+void check_project_backward(const char* op, const Tensor& grad, const Tensor& down, const OptionalTensor& x,
+                            const OptionalTensor& gate, const OptionalTensor& seed, double dropout) {
+  check_defined(op, {{"grad", &grad}, {"down", &down}});
+  check_activation(op, "grad", grad);
+  check_matrix(op, "down", down, "(rank, in)");
+  if (down.size(0) != grad.size(grad.dim() - 1))
+    fail(op, "down has shape " + shape_string(down) + ", expected (rank, in) because grad is " + shape_string(grad));
+  check_kind(op, "down", down, "grad", grad, true);
+  check_beside_grad(op, "x", x, grad, down.size(1), false);
+  check_gate(op, gate, down.size(0), "grad", grad, true);
+  check_dropout(op, seed, dropout, grad);
+}
+
+void check_expand_backward(const char* op, const Tensor& grad, const Tensor& up, const OptionalTensor& s) {
+  check_defined(op, {{"grad", &grad}, {"up", &up}});
+  check_activation(op, "grad", grad);
+  check_matrix(op, "up", up, "(out, rank)");
+  if (up.size(0) != grad.size(grad.dim() - 1))
+    fail(op, "up has shape " + shape_string(up) + ", expected (out, rank) because grad is " + shape_string(grad));
+  check_kind(op, "up", up, "grad", grad, true);
+  check_beside_grad(op, "s", s, grad, up.size(1), false);
+}
+
 }  // namespace lrk::binding

@@ -21,4 +21,13 @@ void check_expand(const char* op, const Tensor& s, const Tensor& up, const Optio
 void check_merge(const char* op, const Tensor& weight, const Tensor& down, const Tensor& up,
                  const OptionalTensor& core, const OptionalTensor& gate, double scale);
 
+// What was saved for a backward pass comes back through hooks that people write, and the ops can be called directly.
+void check_linear_backward(const char* op, const Tensor& grad, const Tensor& down, const Tensor& up,
+                           const OptionalTensor& x, const OptionalTensor& projected, const OptionalTensor& weight,
+                           const OptionalTensor& core, const OptionalTensor& gate, const OptionalTensor& seed,
+                           double dropout);
+void check_project_backward(const char* op, const Tensor& grad, const Tensor& down, const OptionalTensor& x,
+                            const OptionalTensor& gate, const OptionalTensor& seed, double dropout);
+void check_expand_backward(const char* op, const Tensor& grad, const Tensor& up, const OptionalTensor& s);
+
 }  // namespace lrk::binding

@@ -88,9 +88,16 @@ Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weig
   if (bias) args.bias = matrix_view(*bias);
 
   OptionalTensor x_rows, weight_rows, base_rows;
+  bool library = false;
   if (weight) {
-    x_rows = row_operand(*x), weight_rows = factor_operand(*weight);
+    // The library takes any strides, so nothing is copied before it is known who computes.
+    x_rows = collapsible(*x), weight_rows = *weight;
     args.x = matrix_view(*x_rows), args.weight = matrix_view(*weight_rows);
+    library = backend_.library_linear(args, execution_.context());
+    if (!library) {
+      x_rows = row_operand(*x), weight_rows = factor_operand(*weight);
+      args.x = matrix_view(*x_rows), args.weight = matrix_view(*weight_rows);
+    }
   }
   if (base) {
     base_rows = row_operand(*base);
@@ -98,7 +105,7 @@ Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weig
   }
 
   OptionalTensor y, left_bias = bias;
-  if (weight && backend_.library_linear(args, execution_.context())) {
+  if (library) {
     const bool bias_in_gemm = bias && bias->scalar_type() == dtype;
     if (planning()) {
       add_plan("linear", backend_.plan_linear(args, execution_.context()));

@@ -212,3 +212,43 @@ def test_wrong_device_on_cuda():
         pytest.skip("needs a CUDA device")
     with pytest.raises(ValueError, match="up is on cpu, but x is on cuda:0"):
         lrkernels.lowrank_linear(x.cuda(), down.cuda(), up)
+
+
+def backward_arguments():
+    grad, down, up = torch.randn(4, 6), torch.randn(2, 5), torch.randn(6, 2)
+    x, projected, weight = torch.randn(4, 5), torch.randn(4, 2), torch.randn(6, 5)
+    linear = (grad, down, up, x, projected, weight, torch.randn(2, 2), torch.randn(4, 2), torch.tensor(3))
+    project = (projected, down, x, torch.randn(2), torch.tensor(3))
+    return {
+        "_lowrank_linear_backward": (linear, dict(scale=1.0, dropout=0.5, needs=31)),
+        "_lowrank_project_backward": (project, dict(dropout=0.5, needs=19)),
+        "_lowrank_expand_backward": ((grad, up, projected), dict(scale=1.0, needs=3)),
+    }
+
+
+@pytest.mark.parametrize("name", backward_arguments())
+def test_backward_ops_check_what_was_saved(name):
+    """Saved tensors come back through hooks that people write; a kernel would read past their end."""
+    arguments, scalars = backward_arguments()[name]
+    op = getattr(torch.ops.lrk, name)
+    op(*arguments, **scalars)
+    for position, tensor in enumerate(arguments):
+        wrong = [tensor.to(torch.int8)]
+        if tensor.dim():
+            wrong += [tensor[:0], torch.cat([tensor, tensor], -1), tensor[None], tensor.double()]
+        for value in wrong:
+            changed = list(arguments)
+            changed[position] = value
+            with pytest.raises(RuntimeError, match="_backward: "):
+                op(*changed, **scalars)
+
+
+def test_a_hook_that_returns_another_shape_raises():
+    x, down, up = torch.randn(7, 5), torch.randn(2, 5, requires_grad=True), torch.randn(6, 2, requires_grad=True)
+    for changed in (x.shape, (7, 2)):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: t, lambda t, changed=changed: t[:1] if t.shape == changed else t
+        ):
+            y = lrkernels.lowrank_linear(x, down, up)
+        with pytest.raises(RuntimeError, match="lowrank_linear_backward: (x|projected) has shape"):
+            y.sum().backward()

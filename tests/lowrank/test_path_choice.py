@@ -30,9 +30,12 @@ FEATURES = {
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("name", ("library_gemm", "lowrank_"))
-def test_forced_either_way(dtype, feature, name):
+def test_forced_either_way(device, dtype, feature, name):
+    """On a GPU the library is the default, so that is how its emulated path is tested."""
+    if dtype is torch.float64 and device.backend != "cpu":
+        pytest.skip("CUDA has no float64 kernels: the plain torch expression runs")
     with lrkernels.force(name):
-        compare(make_case(CPU, dtype, **LARGE | FEATURES[feature]))
+        compare(make_case(device.device, dtype, **LARGE | FEATURES[feature]))
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -100,3 +103,15 @@ print([str(w.message) for w in caught])
     assert kernel == "plain_torch" and warned.count("no float64 kernels on CUDA") == 1
     strict = run(code, LRK_STRICT="1")
     assert strict.returncode != 0 and "lowrank_linear: lrkernels has no torch.float64 kernel on CUDA" in strict.stderr
+
+
+@pytest.mark.parametrize("name", ("library_gemm", "lowrank_"))
+def test_a_nan_is_not_lost_to_a_scale_of_zero(name):
+    """BLAS does not read what it multiplies by zero."""
+    s, up = torch.randn(130, 64), torch.randn(80, 64)
+    s[3, 5] = torch.nan
+    with lrkernels.force(name):
+        y = torch.ops.lrk.lowrank_expand(s, up, scale=0.0)
+        assert y[3].isnan().all() and y.nan_to_num().count_nonzero() == 0
+        y = torch.ops.lrk.lowrank_linear(s, up[:17, :], torch.randn(90, 17), torch.randn(90, 64), scale=0.0)
+        assert y[3].isnan().all() and y[:3].isfinite().all()

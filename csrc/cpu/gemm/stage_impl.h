@@ -164,6 +164,10 @@ void drop(typename Vector::Scalar* block, int64_t stride, int64_t rows, int64_t 
   const uint32_t threshold = mask.threshold;
   for (int64_t i = 0; i < rows; ++i) {
     Scalar* row = block + i * stride;
+    if (mask.scale == 0.0) {  // probability 1: NaN is dropped too
+      for (int64_t j = 0; j < cols; ++j) row[j] = 0;
+      continue;
+    }
     const uint64_t index = first_index + uint64_t(i) * index_stride;
     int64_t skip = int64_t(index & 3);
     uint64_t counter = index >> 2;

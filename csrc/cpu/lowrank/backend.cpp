@@ -30,26 +30,27 @@ Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace
   return plan;
 }
 
-bool is_plain(DType dtype, const Dropout& dropout, std::initializer_list<DType> others) {
-  if (dropout.active() || (dtype != DType::kFloat32 && dtype != DType::kFloat64)) return false;
+/// BLAS does not read operands whose factor is 0, where we pass a NaN in them on.
+bool is_plain(DType dtype, double scale, const Dropout& dropout, std::initializer_list<DType> others) {
+  if (dropout.active() || scale == 0.0 || (dtype != DType::kFloat32 && dtype != DType::kFloat64)) return false;
   return std::all_of(others.begin(), others.end(), [&](DType other) { return other == dtype; });
 }
 
 cpu::FactorTraits factor_traits(const ProjectArgs& args) {
   const bool plain = !args.gate.present() && !args.projected.present() &&
-                     is_plain(args.x.dtype, args.dropout, {args.down.dtype, args.s.dtype});
+                     is_plain(args.x.dtype, args.scale, args.dropout, {args.down.dtype, args.s.dtype});
   return {Product::kProject, args.x.rows * args.x.cols * args.down.rows, args.x.rows, args.x.dtype, plain};
 }
 
 cpu::FactorTraits factor_traits(const LinearArgs& args) {
   const bool plain = !args.weight.present() && !(args.base.present() && args.bias.present()) &&
-                     is_plain(args.y.dtype, args.dropout, {args.s.dtype, args.up.dtype}) &&
+                     is_plain(args.y.dtype, args.scale, args.dropout, {args.s.dtype, args.up.dtype}) &&
                      (!args.bias.present() || args.bias.dtype == args.y.dtype);
   return {Product::kExpand, args.y.rows * args.y.cols * args.s.cols, args.y.rows, args.y.dtype, plain};
 }
 
 cpu::FactorTraits factor_traits(const FactorGradArgs& args) {
-  const bool plain = is_plain(args.x.dtype, args.dropout, {args.s.dtype, args.grad.dtype});
+  const bool plain = is_plain(args.x.dtype, args.scale, args.dropout, {args.s.dtype, args.grad.dtype});
   return {Product::kFactorGrad, args.x.rows * args.x.cols * args.s.cols, args.x.rows, args.x.dtype, plain};
 }
 

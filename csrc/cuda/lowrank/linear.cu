@@ -31,9 +31,17 @@ std::string unsupported(const LinearArgs& args) {
       return std::string("lowrank_linear: an operand of ") + name_of(view->dtype) + " with y of " + name_of(dtype);
   for (const int64_t extent : {args.y.rows, args.y.cols, args.s.cols, args.x.cols})
     if (!fits_int(extent)) return "lowrank_linear: an extent of " + std::to_string(extent) + " is too large";
-  if (!args.weight.present() || !is_half(dtype)) return {};
+  return {};
+}
+
+/// Whether the columns of a matrix, not its rows, are its lines. Of a single strided row each column is one.
+bool lies_across(const MatrixView& view) { return view.col_stride != 1 && (view.row_stride == 1 || view.rows <= 1); }
+
+/// The fused kernels read x and the weight in place.
+std::string unsupported_layout(const LinearArgs& args) {
+  if (!args.weight.present() || !is_half(args.y.dtype)) return {};
   if (args.x.col_stride != 1) return "lowrank_linear: x must be contiguous along its last dimension";
-  if (args.weight.col_stride != 1 && args.weight.row_stride != 1)
+  if (args.weight.col_stride != 1 && !lies_across(args.weight))
     return "lowrank_linear: weight must be contiguous along one of its dimensions";
   return {};
 }
@@ -51,7 +59,7 @@ LinearProblem problem_of(const LinearArgs& args, const Context& context) {
   problem.multiprocessors = std::max(1, multiprocessors(context.device));
   if (!is_half(problem.dtype)) return problem;
   const MatrixView& deciding = problem.has_weight ? args.weight : args.up;
-  problem.weight_across = deciding.col_stride != 1 && deciding.row_stride == 1;
+  problem.weight_across = lies_across(deciding);
   if (problem.has_weight) problem.wide = wide_lines(args.x, false) && wide_lines(args.weight, problem.weight_across);
   return problem;
 }
@@ -138,6 +146,7 @@ Status run_linear(const LinearArgs& original, const Context& context) {
   if (const std::string reason = unsupported(args); !reason.empty()) return Status::unsupported(reason);
   if (args.y.rows == 0 || args.y.cols == 0) return {};
   const LinearProblem problem = problem_of(args, context);
+  if (const std::string reason = unsupported_layout(args); !reason.empty()) return Status::unsupported(reason);
   const Choice<LinearTile> choice = choose_linear(problem, forced_kernel());
   GlobalMemory memory;
   memory.reads(args.x, "x").reads(args.weight, "weight").reads(args.base, "base").reads(args.bias, "bias");

@@ -2,6 +2,7 @@
 // cut over blocks, without atomics. Bound by reading the partials once; neighbouring threads take neighbouring j.
 #pragma once
 
+#include "cuda/lowrank/launchers.cuh"
 #include "device/launch.cuh"
 
 namespace lrk {
@@ -32,6 +33,7 @@ __global__ void __launch_bounds__(kSplitSumThreads) split_sum_kernel(const Split
 template <class Output>
 Status launch_split_sum(const SplitSumParameters<Output>& parameters, const Context& context) {
   const int64_t blocks = (int64_t(parameters.rows) * parameters.cols + kSplitSumThreads - 1) / kSplitSumThreads;
+  if (Status status = check_grid("lowrank", blocks); !status.ok()) return status;
   return launch(split_sum_kernel<Output>, LaunchConfig(dim3(unsigned(blocks)), dim3(kSplitSumThreads), 0, context),
                 parameters);
 }
