@@ -60,7 +60,7 @@ class Adapter(nn.Module):
         }
 
     def parameter(self, *shape: int, trained: bool = True) -> nn.Parameter:
-        """A parameter for ``reset_parameters`` to fill; ``trained=False`` makes a constant that moves and saves as one."""
+        """A parameter for ``reset_parameters`` to fill; one that is not trained moves and saves as the others do."""
         return nn.Parameter(torch.empty(shape, **self._made_with), requires_grad=trained)
 
     @property

@@ -38,7 +38,7 @@ class DoRA(LoRA):
         """The length of each row of V, in float32 or wider."""
         dtype = torch.promote_types(torch.promote_types(weight.dtype, self.up.dtype), torch.float32)
         up, down = self.scale * self.up.to(dtype), self.down.to(dtype)
-        with torch.autocast(weight.device.type, enabled=False):
+        with torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):  # "meta" has no autocast
             cross = lowrank_project(weight, factors_beside(weight.dtype, down)[0])
             squares = torch.linalg.vector_norm(weight, dim=1, dtype=dtype).square()
             squares = squares + (up * (2.0 * cross + up @ (down @ down.mT))).sum(1)
@@ -51,8 +51,8 @@ class DoRA(LoRA):
 
     def forward(self, x: Tensor, base: BaseCall) -> Tensor:
         y = base.plus(x, self.down, self.up, scale=self.scale, dropout=self.active_dropout, with_bias=False)
-        y = self._row_scale(base.weight) * y
-        return (y if base.bias is None else y + base.bias).to(x.dtype)
+        scaled = self._row_scale(base.weight) * y
+        return (scaled if base.bias is None else scaled + base.bias).to(y.dtype)
 
     def merged(self, weight: Tensor) -> Tensor:
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))

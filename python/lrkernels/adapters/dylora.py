@@ -18,9 +18,9 @@ class DyLoRA(LoRA):
     """W + (alpha / b)·up[:, :b]·down[:b], with b = ``rank`` outside training and drawn from 1…r in a training forward.
 
     Every prefix of the factors is trained to be an adapter by itself, so ``rank`` (r at first) may be changed at any
-    time, except while merged. b goes through the op's gate: a training step costs rank r, recompiles nothing, and takes b from torch's
-    generator, so that ``manual_seed`` and activation checkpointing repeat it. All of the first b rows and columns train
-    (the paper's variant without freezing).
+    time, except while merged. b goes through the op's gate: a training step costs rank r, recompiles nothing, and takes
+    b from torch's generator, so that ``manual_seed`` and activation checkpointing repeat it. All of the first b rows
+    and columns train (the paper's variant without freezing).
 
     Valipour, Rezagholizadeh, Kobyzev and Ghodsi, "DyLoRA: parameter-efficient tuning of pretrained models using dynamic
     search-free low rank adaptation", EACL 2023.

@@ -60,7 +60,7 @@ class RankAllocator:
     @torch.no_grad()
     def step(self) -> None:
         self.taken += 1
-        fixed = self.taken > self.steps - self.final
+        fixed = self.taken >= self.steps - self.final
         if not fixed:
             self._observe()
         budget = self.budget(self.taken)

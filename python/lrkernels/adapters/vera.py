@@ -15,7 +15,8 @@ from lrkernels.nn.arguments import check_size
 class VeRAFactors(nn.Module):
     """The frozen down ``[r, in_features]`` and up ``[out_features, r]``, which ``seed`` determines on every device.
 
-    Made once for a model's largest layer, it serves them all: a layer reads the columns and rows it needs.
+    Made once for a model's largest layer, it serves them all: a layer reads the columns and rows it needs. No layer
+    resets it; after ``to_empty()`` call its ``reset_parameters()``, which draws the same values again.
     """
 
     def __init__(
@@ -45,6 +46,9 @@ class VeRAFactors(nn.Module):
             bound = math.sqrt(6.0 / factor.shape[1])
             factor.copy_((2.0 * torch.rand(factor.shape, generator=generator) - 1.0) * bound)
 
+    def extra_repr(self) -> str:
+        return f"down={tuple(self.down.shape)}, up={tuple(self.up.shape)}, seed={self.seed}"
+
 
 class VeRA(LowRankAdapter):
     """W + diag(row_scale)·up·diag(gate)·down: ``gate [r]`` and ``row_scale [out]`` train, ``VeRAFactors`` do not.
@@ -69,9 +73,10 @@ class VeRA(LowRankAdapter):
         **kwargs: Any,
     ) -> None:
         super().__init__(base_layer, r, **kwargs)
-        self.shared = (
-            VeRAFactors(r, self.in_features, self.out_features, **self._made_with) if shared is None else shared
-        )
+        self.owns_factors = shared is None
+        if shared is None:
+            shared = VeRAFactors(r, self.in_features, self.out_features, **self._made_with)
+        self.shared = shared
         down, up = self.shared.down, self.shared.up
         if down.shape[0] != r or down.shape[1] < self.in_features or up.shape[0] < self.out_features:
             raise ValueError(
@@ -83,7 +88,8 @@ class VeRA(LowRankAdapter):
         self.row_scale = self.parameter(self.out_features)
 
     def reset_parameters(self, base_layer: nn.Linear) -> None:
-        self.shared.reset_parameters()  # the same values again, after to_empty()
+        if self.owns_factors:
+            self.shared.reset_parameters()
         nn.init.constant_(self.gate, self.gate_start)
         nn.init.zeros_(self.row_scale)
 
