@@ -282,5 +282,5 @@ def test_slips_raise_and_change_nothing(call, error, message):
 
 def test_repr_says_which_adapter_acts():
     text = repr(two_adapters())
-    assert "active='default', enabled=True, merged=False" in text and "LoRA(in_features=12, out_features=10" in text
+    assert "active='default' (LoRA), enabled=True, merged=False" in text and "LoRA(in_features=12, out_features=10" in text
     assert "r=4, alpha=8" in text

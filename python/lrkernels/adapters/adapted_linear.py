@@ -158,8 +158,9 @@ class AdaptedLinear(MergeableLinear):
             raise ValueError(f"AdaptedLinear.{method}: no adapter is named {name!r}; there are: {known}")
 
     def extra_repr(self) -> str:
-        state = f"active={self.active!r}, enabled={self.enabled}, merged={self.merged}"
-        return f"in_features={self.in_features}, out_features={self.out_features}, {state}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        kind = "" if self.active is None else f" ({type(self.adapter).__name__})"
+        return f"{sizes}, active={self.active!r}{kind}, enabled={self.enabled}, merged={self.merged}"
 
 
 def adapted_layers(model: nn.Module) -> Iterator[AdaptedLinear]:
