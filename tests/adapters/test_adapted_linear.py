@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from adapter_cases import CASES
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from lrkernels.adapters import AdaptedLinear, CoLA, DoRA, LoRA, PiSSA, VeRA, VeRAFactors, adapted_layers
 from lrkernels.nn import LoRALinear, replace_linear
@@ -270,7 +272,8 @@ def test_vera_shares_its_factors_through_replace_linear_and_copies():
         (lambda a: a.add_adapter("b", LoRA, r=2, dtype=torch.int8), TypeError, "LoRA: dtype is torch.int8"),
         (lambda a: a.set_adapter("b"), ValueError, "set_adapter: no adapter is named 'b'; there are: default, dora"),
         (lambda a: a.delete_adapter("b"), ValueError, "delete_adapter: no adapter is named 'b'"),
-        (lambda a: LoRA.wrap(nn.Embedding(4, 4), r=2), TypeError, "AdaptedLinear: base_layer is Embedding"),
+        (lambda a: LoRA.wrap(nn.Embedding(4, 4), r=2), TypeError, "LoRA: base_layer is Embedding"),
+        (lambda a: AdaptedLinear(nn.Embedding(4, 4)), TypeError, "AdaptedLinear: base_layer is Embedding"),
     ],
 )
 def test_slips_raise_and_change_nothing(call, error, message):
@@ -280,7 +283,46 @@ def test_slips_raise_and_change_nothing(call, error, message):
     assert list(layer.adapters) == ["default", "dora"] and layer.active == "default"
 
 
+def test_a_refused_base_is_left_as_it_was():
+    linear = nn.Linear(12, 10)
+    with pytest.raises(ValueError, match="LoRA: r is 99"):
+        LoRA.wrap(linear, r=99)
+    with torch.no_grad():
+        linear.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="PiSSA: linear.weight holds NaN or Inf"):
+        PiSSA.wrap(linear, r=4)
+    assert linear.weight.requires_grad and linear.bias.requires_grad
+
+
+@pytest.mark.parametrize("name", ["LoRA", "DyLoRA"])
+def test_checkpointing_repeats_what_was_drawn(name):
+    layer, x = CASES[name].layer(dropout=0.5).train(), torch.randn(64, 12, dtype=torch.float64)
+    found = []
+    for run in (layer, partial(checkpoint, layer, use_reentrant=False)):
+        torch.manual_seed(1)
+        found.append(torch.autograd.grad(run(x).square().sum(), [layer.adapter.down, layer.adapter.up]))
+    assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
+
+
+def test_neither_a_ramp_nor_a_drawn_rank_recompiles():
+    layers = {name: CASES[name].layer().train() for name in ("SingLoRA", "DyLoRA")}
+    x = torch.randn(5, 12, dtype=torch.float64)
+    for layer in layers.values():
+        torch.compiler.reset()
+        counter = CompileCounter()
+        compiled = torch.compile(layer, fullgraph=True, backend=counter)
+        for seed in range(4):
+            torch.manual_seed(seed)
+            y = compiled(x)
+            torch.manual_seed(seed)
+            torch.testing.assert_close(y, layer(x))
+            if layer is layers["SingLoRA"]:
+                layer.adapter.step.add_(10)
+        assert counter.frame_count == 1
+
+
 def test_repr_says_which_adapter_acts():
     text = repr(two_adapters())
-    assert "active='default' (LoRA), enabled=True, merged=False" in text and "LoRA(in_features=12, out_features=10" in text
+    assert "active='default' (LoRA), enabled=True, merged=False" in text
+    assert "LoRA(in_features=12, out_features=10" in text
     assert "r=4, alpha=8" in text

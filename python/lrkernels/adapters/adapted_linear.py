@@ -61,14 +61,12 @@ class AdaptedLinear(MergeableLinear):
         """
         if not (isinstance(adapter_class, type) and issubclass(adapter_class, Adapter)):
             raise TypeError(f"AdaptedLinear.add_adapter: {adapter_class!r}, expected a subclass of Adapter")
-        if name in self.adapters:
-            raise ValueError(f"AdaptedLinear.add_adapter: there is an adapter named {name!r} already")
-        if not isinstance(name, str) or not name or "." in name or hasattr(self.adapters, name):
-            raise ValueError(f"AdaptedLinear.add_adapter: {name!r} cannot be the name of a module in an nn.ModuleDict")
-        if self._folded:
-            raise RuntimeError("AdaptedLinear.add_adapter: merged with keep=False; call restart() instead of merge()")
-        adapter = adapter_class(self.base_layer, *args, **kwargs)
-        adapter.reset_parameters(self.base_layer)
+        self._check_free(name)
+        self.hold(name, adapter_class.made_for(self.base_layer, *args, **kwargs))
+
+    def hold(self, name: str, adapter: Adapter) -> None:
+        """Take an adapter that was made for this base layer."""
+        self._check_free(name)
         self.adapters[name] = adapter.train(self.training)
         if self.active is None:
             self.active = name
@@ -151,6 +149,14 @@ class AdaptedLinear(MergeableLinear):
     def _clear_update(self) -> None:
         with torch.inference_mode(any(p.is_inference() for p in self.adapter.parameters())):
             self.adapter.reset_parameters(self.base_layer)
+
+    def _check_free(self, name: str) -> None:
+        if name in self.adapters:
+            raise ValueError(f"AdaptedLinear.add_adapter: there is an adapter named {name!r} already")
+        if not isinstance(name, str) or not name or "." in name or hasattr(self.adapters, name):
+            raise ValueError(f"AdaptedLinear.add_adapter: {name!r} cannot be the name of a module in an nn.ModuleDict")
+        if self._folded:
+            raise RuntimeError("AdaptedLinear.add_adapter: merged with keep=False; call restart() instead of merge()")
 
     def _check_known(self, method: str, name: str) -> None:
         if name not in self.adapters:

@@ -92,9 +92,16 @@ class Adapter(nn.Module):
         """``base_layer``, frozen, under a new adapter of this class named "default"; arguments as the class takes."""
         from lrkernels.adapters.adapted_linear import AdaptedLinear  # which imports this module
 
+        adapter = cls.made_for(base_layer, *args, **kwargs)  # first: a base that the class refuses stays as it was
         layer = AdaptedLinear(base_layer)
-        layer.add_adapter("default", cls, *args, **kwargs)
+        layer.hold("default", adapter)
         return layer
+
+    @classmethod
+    def made_for(cls, base_layer: nn.Linear, *args: Any, **kwargs: Any) -> Adapter:
+        adapter = cls(base_layer, *args, **kwargs)
+        adapter.reset_parameters(base_layer)
+        return adapter
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, dropout={self.dropout:g}"

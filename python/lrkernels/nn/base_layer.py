@@ -94,7 +94,10 @@ class BaseCall:
         else:
             operands = {"base": self._output if with_bias or bias is None else self._output - bias}
         down, up = factors_beside(x.dtype, down, up)
-        core, gate = (None if t is None else factors_beside(x.dtype, t)[0] for t in (core, gate))
+        if core is not None:
+            (core,) = factors_beside(x.dtype, core)
+        if gate is not None:
+            (gate,) = factors_beside(x.dtype, gate)
         return lowrank_linear(
             x, down, up, core=core, gate=gate, seed=dropout_seed(x, dropout), scale=scale, dropout=dropout, **operands
         )
