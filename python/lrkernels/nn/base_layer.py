@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES
 
 _CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -26,3 +30,74 @@ def factors_beside(dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:
     return tuple(
         factor if factor.dtype in (dtype, wide) or not wide.is_floating_point else factor.to(wide) for factor in factors
     )
+
+
+def factor_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of new factors beside a weight: float32 where small updates would round away in it."""
+    return weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def dropout_seed(x: Tensor, dropout: float) -> Tensor | None:
+    """What a module hands to the op's ``seed``: a draw from torch's generator, repeated by ``manual_seed``."""
+    return torch.randint(0, 2**62, (), device=x.device) if dropout > 0.0 else None
+
+
+class BaseCall:
+    """A base layer called with x, for a module that adds to what it computes.
+
+    A plain linear layer is not run but handed to the op, which computes x·weightᵀ + bias and the update together. Any
+    other layer (a subclass, a parametrized or hooked one, one with further arguments) runs once, when this is made, and
+    ``x`` is then cast to its output's dtype.
+    """
+
+    def __init__(self, layer: nn.Linear, x: Tensor, args: tuple = (), kwargs: dict[str, Any] | None = None) -> None:
+        self.layer = layer
+        self._output = None
+        if args or kwargs or not is_plain_linear(layer):
+            self._output = layer(x, *args, **(kwargs or {}))
+            x = x.to(self._output.dtype)
+        self.x = x
+
+    @property
+    def output(self) -> Tensor:
+        """What the base layer computes; of a plain linear layer it is computed at each access."""
+        return F.linear(self.x, self.layer.weight, self.layer.bias) if self._output is None else self._output
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
+    def plus(
+        self,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        core: Tensor | None = None,
+        gate: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        with_bias: bool = True,
+    ) -> Tensor:
+        """base(x) + scale·(gate ⊙ (drop(x)·downᵀ))·coreᵀ·upᵀ, in one op where the base is a plain linear layer.
+
+        Factors of any dtype serve; those that the op does not take beside x are cast. Without its bias, the base is
+        x·weightᵀ alone.
+        """
+        bias = self.layer.bias
+        if self._output is None:
+            operands = {"weight": self.layer.weight, "bias": bias if with_bias else None}
+        else:
+            operands = {"base": self._output if with_bias or bias is None else self._output - bias}
+        down, up = factors_beside(x.dtype, down, up)
+        if core is not None:
+            (core,) = factors_beside(x.dtype, core)
+        if gate is not None:
+            (gate,) = factors_beside(x.dtype, gate)
+        return lowrank_linear(
+            x, down, up, core=core, gate=gate, seed=dropout_seed(x, dropout), scale=scale, dropout=dropout, **operands
+        )

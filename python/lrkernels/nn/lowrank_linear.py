@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_dense_weight, check_dtype, check_linear, check_rank, check_size
+from lrkernels.nn.truncated_svd import truncated_svd
 from lrkernels.ops import lowrank_linear
 
 
@@ -99,13 +100,10 @@ class LowRankLinear(nn.Module):
         if weight.is_meta:
             down, up = layer.down, layer.up
         else:
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            if not torch.isfinite(wide).all():
-                raise ValueError(f"{name}: linear.weight holds NaN or Inf, which has no SVD")
-            u, s, vh = torch.linalg.svd(wide, full_matrices=False)
-            root = s[:rank].sqrt()
-            down = (root[:, None] * vh[:rank]).to(weight.dtype)
-            up = (u[:, :rank] * root).to(weight.dtype)
+            u, s, vh = truncated_svd(name, weight, rank)
+            root = s.sqrt()
+            down = (root[:, None] * vh).to(weight.dtype)
+            up = (u * root).to(weight.dtype)
         layer.down = nn.Parameter(down, requires_grad=weight.requires_grad)
         layer.up = nn.Parameter(up, requires_grad=weight.requires_grad)
         if linear.bias is not None:

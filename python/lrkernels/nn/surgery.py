@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -108,8 +109,12 @@ def freeze_all_but_adapters(model: nn.Module) -> None:
         id(parameter)
         for module in model.modules()
         for name in getattr(type(module), "adapter_parameters", ())
-        for parameter in (getattr(module, name),)
+        for parameter in _parameters(getattr(module, name))
     }
     for parameter in model.parameters():
         if id(parameter) not in adapters:
             parameter.requires_grad = False  # the method is refused by uninitialised parameters
+
+
+def _parameters(held: nn.Parameter | nn.Module) -> Iterable[nn.Parameter]:
+    return held.parameters() if isinstance(held, nn.Module) else (held,)

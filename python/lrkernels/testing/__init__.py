@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from lrkernels import _C  # noqa: F401  (loading it defines the ops)
+from lrkernels.testing.adapter_checks import check_adapter
+
+__all__ = ["BACKENDS", "backend", "check_adapter", "unavailable"]
 
 BACKENDS = ("cpu", "cuda_emulated", "cuda")
 
