@@ -11,10 +11,10 @@ import torch
 from peft.tuners.lora.layer import Conv1D
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from lrkernels.interop.peft.dora import dora_obstacle, is_dora
+from lrkernels.interop.peft.weights import dense_weight, is_ordinary
 from lrkernels.nn.base_layer import call_is_forward
-from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 
 if torch.distributed.is_available():
     from torch.distributed.tensor import DTensor
@@ -22,24 +22,6 @@ else:
     DTensor = ()
 
 _RELIES_ON_CALLS = "has hooks or a forward of its own (offloading, sharding and profiling work by these)"
-
-
-def is_ordinary(tensor: Tensor) -> bool:
-    """Whether an op may read the tensor's memory: no DTensor, no quantised tensor that poses as a float one."""
-    return type(tensor) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(tensor)
-
-
-def dense_weight(base: nn.Module) -> Tensor | None:
-    """The [out, in] weight, when calling ``base`` is x·weightᵀ + bias; None when the layer has to be called.
-
-    The Conv1D of transformers is a linear layer whose weight is [in, out] (``fan_in_fan_out``).
-    """
-    weight = base._parameters.get("weight")
-    if weight is None or weight.dtype not in KERNEL_DTYPES or not is_ordinary(weight):
-        return None
-    if type(base) is nn.Linear:
-        return weight
-    return weight.mT if type(base) is Conv1D else None
 
 
 def base_obstacle(base: nn.Module) -> str | None:
@@ -69,8 +51,11 @@ def layer_obstacle(layer: nn.Module) -> str | None:
 
 def adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
     """Why this adapter of the layer cannot be fused."""
-    if adapter in layer.lora_variant:
-        return f"{_variant(layer.lora_variant[adapter])} is not plain LoRA"
+    if is_dora(layer, adapter):
+        if (reason := dora_obstacle(layer, adapter)) is not None:
+            return reason
+    elif adapter in layer.lora_variant:
+        return f"{_variant(layer.lora_variant[adapter])} is neither plain LoRA nor DoRA"
     down, up, dropout = layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter]
     if type(down) is not nn.Linear or type(up) is not nn.Linear:
         return "lora_A or lora_B is not exactly nn.Linear"
@@ -91,4 +76,4 @@ def _matrix_shape(tensor: Tensor) -> tuple[int | None, int | None]:
 
 
 def _variant(variant: object) -> str:
-    return type(variant).__name__.replace("LinearVariant", "").replace("Dora", "DoRA")
+    return type(variant).__name__.removesuffix("LinearVariant")

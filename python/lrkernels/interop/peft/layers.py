@@ -12,7 +12,9 @@ import torch
 from peft.tuners.lora import layer as peft_layer
 from torch import Tensor, nn
 
-from lrkernels.interop.peft.eligibility import adapter_obstacle, dense_weight, layer_obstacle
+from lrkernels.interop.peft.dora import add_dora, is_dora
+from lrkernels.interop.peft.eligibility import adapter_obstacle, layer_obstacle
+from lrkernels.interop.peft.weights import dense_weight
 from lrkernels.nn.base_layer import factors_beside
 from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES, KERNEL_DTYPES
@@ -71,15 +73,19 @@ def _fused(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor | None:
 def _add_adapters(
     layer: nn.Module, x: Tensor, adapters: list[str], y: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """One op an adapter; the first computes x·weightᵀ + bias too, unless that is given as ``y``."""
+    """One op an adapter, some more for DoRA; the first computes x·weightᵀ + bias too, unless ``y`` is that already."""
     for adapter in adapters:
         lora_A, lora_B, scale = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
         down, up = factors_beside(x.dtype, lora_A.weight, lora_B.weight)
-        if lora_B.bias is not None:
-            bias = _add_bias(bias, lora_B.bias, scale, x.dtype)
         gate = None
         if isinstance(scale, Tensor):  # as peft.utils.hotswap makes it, to change it without recompiling
             gate, scale = scale.to(down.device, down.dtype).reshape(1), 1.0
+        if is_dora(layer, adapter):
+            y = add_dora(layer, adapter, x, y, (down, up), gate, scale)
+            weight = bias = None
+            continue
+        if lora_B.bias is not None:
+            bias = _add_bias(bias, lora_B.bias, layer.scaling[adapter], x.dtype)
         dropout = layer.lora_dropout[adapter]
         probability = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
         seed = torch.randint(0, 2**62, (), device=x.device) if probability > 0.0 else None
