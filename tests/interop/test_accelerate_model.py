@@ -138,30 +138,6 @@ def test_compile_fullgraph():
     assert not torch.equal(compiled(x), compiled(x))  # a new mask a call
 
 
-def test_compiled_hotswap_does_not_recompile(tmp_path):
-    """prepare_model_for_compiled_hotswap makes tensors of the scalings, which go through the op's gate."""
-    from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
-
-    torch.compiler.reset()
-    options = dict(target_modules=["q_proj", "down_proj"])
-    for index, rank in enumerate((3, 5)):
-        torch.manual_seed(index)
-        peft.get_peft_model(tiny_llama(), lora_config(r=rank, **options)).save_pretrained(tmp_path / str(index))
-    expected = [peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / str(i)).eval()(ids()).logits for i in (0, 1)]
-    model = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / "0").eval()
-    prepare_model_for_compiled_hotswap(model, target_rank=6)
-    assert len(lrkernels.accelerate(model).fused) == 4
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(ids()).logits, expected[0])
-        hotswap_adapter(model, tmp_path / "1", adapter_name="default")
-        with torch.compiler.set_stance("fail_on_recompile"):
-            torch.testing.assert_close(compiled(ids()).logits, expected[1])
-    with lrkernels.trace() as kernels:
-        model(ids())
-    assert kernels
-
-
 def test_deepcopy_and_pickle():
     stock, fused = stock_and_fused(peft_llama().eval())
     file = io.BytesIO()
