@@ -6,7 +6,7 @@ import torch
 peft = pytest.importorskip("peft", reason="PEFT is not installed (requirements-dev.txt has it)")
 pytest.importorskip("transformers", reason="transformers is not installed (requirements-dev.txt has it)")
 
-import lrkernels
+import lrkernels  # noqa: E402
 
 
 def test_both_ways_answer_as_stock_peft(example, tmp_path):

@@ -117,7 +117,7 @@ def test_layers_that_differ_in_rank_alpha_and_rslora(tmp_path):
 def test_a_llama_of_transformers(tmp_path, dtype):
     """Names that end alike, biases in some layers, half-precision bases beside float32 factors."""
     ids = torch.randint(0, 64, (2, 9))
-    base = tiny_llama().to(dtype).eval()
+    base = tiny_llama(num_hidden_layers=2).to(dtype).eval()
     config = lora_config(target_modules=["q_proj", "down_proj"], rank_pattern={r"layers\.1\.mlp\.down_proj": 2})
     stock = peft.get_peft_model(copy.deepcopy(base), config).eval()
     stock.save_pretrained(tmp_path / "peft")
