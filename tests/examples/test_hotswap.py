@@ -21,7 +21,7 @@ def test_both_ways_answer_as_stock_peft(example, tmp_path):
         answers = hotswap.switching(tmp_path, requests)
     assert kernels
     torch.testing.assert_close(answers, expected)
-    # aot_eager: the graphs are the same, and the code generator takes half a minute.
-    torch.testing.assert_close(hotswap.swapping(tmp_path, requests, backend="aot_eager"), expected)
+    # Without the code generator, which takes half a minute; graphs and guards are the same.
+    torch.testing.assert_close(hotswap.swapping(tmp_path, requests, backend="eager"), expected)
     first, second = (stock[name](requests[0][1]).logits for name in hotswap.ADAPTERS)
     assert not torch.allclose(first, second, atol=1e-2)  # the adapters differ
