@@ -16,10 +16,9 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 def tiny_llama(**config) -> nn.Module:
     torch.manual_seed(0)
-    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**sizes, num_key_value_heads=2, attention_bias=True, **config)
-    )
+    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
+    config = {**sizes, "num_key_value_heads": 2, "attention_bias": True, **config}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
 
 
 def lora_config(**options):

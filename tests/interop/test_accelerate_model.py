@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from peft_models import kernels_of, lora_config, peft, peft_layers, peft_llama, stock_and_fused, tiny_llama
+from peft_models import kernels_of, peft, peft_layers, peft_llama, stock_and_fused, tiny_llama
 
 import lrkernels
 
@@ -43,7 +43,7 @@ def test_training_and_saved_files(tmp_path, dtype):
     for name, model in (("stock", stock), ("fused", fused)):
         model.save_pretrained(tmp_path / name)
     tensors, saved = adapter_tensors(tmp_path / "stock"), adapter_tensors(tmp_path / "fused")
-    assert saved.keys() == tensors.keys() and len(saved) == 28
+    assert saved.keys() == tensors.keys() and len(saved) == 14
     for name, value in tensors.items():
         torch.testing.assert_close(saved[name], value, **close)
     files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("stock", "fused")]
@@ -54,7 +54,7 @@ def test_training_and_saved_files(tmp_path, dtype):
     assert configs[0] == configs[1]
     # A checkpoint of one is the other's: equal numbers in stock PEFT.
     reloaded = peft.PeftModel.from_pretrained(tiny_llama().to(dtype), tmp_path / "fused", autocast_adapter_dtype=False)
-    assert lrkernels.restore(fused) == 14
+    assert lrkernels.restore(fused) == 7
     assert torch.equal(reloaded.eval()(ids()).logits, fused.eval()(ids()).logits)
 
 
@@ -109,14 +109,14 @@ def test_gradient_checkpointing_repeats_the_dropout_mask(reentrant):
         torch.manual_seed(3)
         model(ids(), labels=ids()).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 28
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 14
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_compile_fullgraph():
     torch.compiler.reset()
-    model = peft_layers(lora_dropout=0.2)
+    model = peft_layers(lora_dropout=0.2, target_modules=["first"])
     stock, fused = stock_and_fused(model)
     x = torch.randn(6, 24)
     fused.eval(), stock.eval()
@@ -125,41 +125,16 @@ def test_compile_fullgraph():
     compiled(x).square().sum().backward()
     stock(x).square().sum().backward()
     expected = {n: p.grad for n, p in stock.named_parameters() if p.requires_grad}
-    assert len(expected) == 4
+    assert len(expected) == 2
     for name, parameter in fused.named_parameters():
         torch.testing.assert_close(parameter.grad, expected.get(name))
     for each in (stock, fused):
-        for layer in (each.base_model.model.first, each.base_model.model.second):
-            layer.set_scale("default", 0.25)
+        each.base_model.model.first.set_scale("default", 0.25)
     torch.testing.assert_close(compiled(x), stock(x))  # at the price of a recompilation, as in PEFT
     with stock.disable_adapter(), fused.disable_adapter():
         torch.testing.assert_close(compiled(x), stock(x))
     fused.train()
     assert not torch.equal(compiled(x), compiled(x))  # a new mask a call
-
-
-def test_compiled_hotswap_does_not_recompile(tmp_path):
-    """prepare_model_for_compiled_hotswap makes tensors of the scalings, which go through the op's gate."""
-    from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
-
-    torch.compiler.reset()
-    options = dict(target_modules=["q_proj", "down_proj"])
-    for index, rank in enumerate((3, 5)):
-        torch.manual_seed(index)
-        peft.get_peft_model(tiny_llama(), lora_config(r=rank, **options)).save_pretrained(tmp_path / str(index))
-    expected = [peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / str(i)).eval()(ids()).logits for i in (0, 1)]
-    model = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / "0").eval()
-    prepare_model_for_compiled_hotswap(model, target_rank=6)
-    assert len(lrkernels.accelerate(model).fused) == 4
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(ids()).logits, expected[0])
-        hotswap_adapter(model, tmp_path / "1", adapter_name="default")
-        with torch.compiler.set_stance("fail_on_recompile"):
-            torch.testing.assert_close(compiled(ids()).logits, expected[1])
-    with lrkernels.trace() as kernels:
-        model(ids())
-    assert kernels
 
 
 def test_deepcopy_and_pickle():
@@ -170,7 +145,7 @@ def test_deepcopy_and_pickle():
     for copied in (copy.deepcopy(fused), torch.load(file, weights_only=False)):
         logits, kernels = kernels_of(lambda copied=copied: copied(ids()).logits)
         assert kernels and torch.equal(logits, fused(ids()).logits)
-        assert lrkernels.restore(copied) == 14
+        assert lrkernels.restore(copied) == 7
         assert torch.equal(copied(ids()).logits, stock(ids()).logits)
     assert repr(fused) == repr(stock)
 
@@ -178,7 +153,7 @@ def test_deepcopy_and_pickle():
 def test_compile_fullgraph_of_what_is_left_to_peft():
     """PEFT's own DoRA does not compile in one graph (0.21), a layer with a hook does."""
     torch.compiler.reset()
-    stock, fused = stock_and_fused(peft_layers())
+    stock, fused = stock_and_fused(peft_layers(target_modules=["first"]))
     for each in (stock, fused):
         each.base_model.model.first.lora_A["default"].register_forward_hook(lambda module, args, y: y + 1)
     x = torch.randn(6, 24)

@@ -19,7 +19,7 @@ class Doubled(nn.Linear):
 class Zoo(nn.Module):
     """Every kind of layer that PEFT adapts, each called once."""
 
-    linears = ("plain", "doubled", "hooked", "hooked_base", "hooked_factor", "own_forward", "sharded", "dora")
+    linears = ("plain", "doubled", "hooked", "hooked_base", "hooked_factor", "own_forward", "sharded", "dora", "alora")
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class Zoo(nn.Module):
         self.experts = nn.Linear(8, 8)
 
     def forward(self, ids):
-        x = self.conv(self.embedding(ids).mT).mT
+        x = self.conv(self.embedding(ids).mT).mT.contiguous()  # PEFT's aLoRA asks for it
         x = x + self.attention(x, x, x)[0]
         for name in self.linears:
             x = x + getattr(self, name)(x)
@@ -40,11 +40,12 @@ class Zoo(nn.Module):
 
 def zoo():
     torch.manual_seed(0)
-    targets = ["embedding", "conv", "attention", *(name for name in Zoo.linears if name != "dora")]
+    targets = ["embedding", "conv", "attention", *Zoo.linears[:-2]]
     config = lora_config(target_modules=targets, target_parameters=["experts.weight"], task_type=None)
     model = peft.get_peft_model(Zoo(), config)
     model.add_adapter("magnitude", lora_config(target_modules=["dora"], use_dora=True, task_type=None))
-    model.base_model.set_adapter(["default", "magnitude"])
+    model.add_adapter("activated", lora_config(target_modules=["alora"], alora_invocation_tokens=[1], task_type=None))
+    model.base_model.set_adapter(["default", "magnitude", "activated"])
     inner = model.base_model.model
     inner.hooked.register_forward_hook(lambda module, args, y: y + 1)
     inner.hooked_base.base_layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
@@ -67,7 +68,8 @@ REASONS = {
     "hooked_factor": (False, "lora.Linear", "adapter 'default': lora_A, lora_B or lora_dropout has hooks"),
     "own_forward": (False, "lora.Linear", "the layer has hooks or a forward of its own"),
     "sharded": (False, "lora.Linear", "lora_A or lora_B does not have the adapter's shape"),
-    "dora": (False, "lora.Linear", "adapter 'magnitude': DoRA is not plain LoRA"),
+    "dora": (True, "lora.Linear", "DoRA, the op adds the update to Linear's scaled output"),
+    "alora": (False, "lora.Linear", "adapter 'activated': ALora is neither plain LoRA nor DoRA"),
     "experts": (False, "lora.ParamWrapper", "lora.layer.ParamWrapper is no LoRA of a linear layer"),
 }
 
@@ -79,14 +81,14 @@ def test_every_layer_of_a_mixed_model():
     prefix = "base_model.model."
     assert {layer.name.removeprefix(prefix) for layer in report.layers} == set(REASONS)
     lines = str(report).splitlines()
-    assert len(lines) == 1 + len(report) and lines[0] == f"fused 2 of {len(report)} PEFT layers"
+    assert len(lines) == 1 + len(report) and lines[0] == f"fused 3 of {len(report)} PEFT layers"
     for layer, line in zip(report.layers, lines[1:], strict=True):
         fused, kind, reason = REASONS[layer.name.removeprefix(prefix)]
         assert (layer.fused, layer.kind) == (fused, kind) and reason in layer.reason
         assert line.startswith(f"{'fused' if fused else 'declined'}  {layer.name}  {kind}: ") and layer.reason in line
     assert report.declined.keys() | report.fused.keys() == {layer.name for layer in report.layers}
     changed = {name for name, module in model.named_modules() if type(module) is not classes[name]}
-    assert changed == report.fused.keys() == {prefix + "plain", prefix + "doubled"}
+    assert changed == report.fused.keys() == {prefix + name for name in ("plain", "doubled", "dora")}
 
 
 def test_a_mixed_model_computes_what_peft_computes():
@@ -104,12 +106,12 @@ def test_a_mixed_model_computes_what_peft_computes():
 def test_strict_raises_before_anything_is_changed():
     model = zoo()
     classes = [type(module) for module in model.modules()]
-    with pytest.raises(ValueError, match="strict, and 11 of 13 layers declined") as error:
+    with pytest.raises(ValueError, match="strict, and 11 of 14 layers declined") as error:
         lrkernels.accelerate(model, strict=True)
     for name, (fused, _, reason) in REASONS.items():
         assert (reason in str(error.value)) != fused, name
     assert [type(module) for module in model.modules()] == classes
-    assert len(lrkernels.accelerate(peft_llama(), strict=True).fused) == 14
+    assert len(lrkernels.accelerate(peft_llama(), strict=True).fused) == 7
 
 
 def test_hooks_that_come_and_go():
@@ -160,7 +162,7 @@ def test_restore():
     stock = peft_llama()
     model = copy.deepcopy(stock)
     lrkernels.accelerate(model)
-    assert lrkernels.restore(model) == 14 and lrkernels.restore(model) == 0
+    assert lrkernels.restore(model) == 7 and lrkernels.restore(model) == 0
     assert [type(m) for m in model.modules()] == [type(m) for m in stock.modules()]
     ids = torch.randint(0, 64, (2, 5))
     logits, kernels = kernels_of(lambda: model(ids).logits)

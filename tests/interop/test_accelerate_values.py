@@ -176,21 +176,6 @@ def test_batches_of_adapter_names_are_left_to_peft():
     assert_equal_to_stock(stock, fused, x)  # its hooks are gone again
 
 
-def test_a_dora_adapter_beside_a_plain_one():
-    model = peft_layers()
-    model.add_adapter("dora", lora_config(use_dora=True, target_modules=["first"], task_type=None))
-    stock, fused = copy.deepcopy(model), model
-    report = lrkernels.accelerate(fused)
-    assert [layer.adapters for layer in report.layers] == [{"dora": "DoRA is not plain LoRA"}, {}]
-    x = torch.randn(6, 24)
-    assert_equal_to_stock(stock, fused, x)
-    for each in (stock, fused):
-        each.base_model.set_adapter(["default", "dora"])
-    expected, (actual, kernels) = stock(x), kernels_of(lambda: fused(x))
-    torch.testing.assert_close(actual, expected)
-    assert len(kernels) == len(kernels_of(lambda: fused.base_model.model.second(torch.randn(6, 40)))[1])
-
-
 def test_dropout_has_torch_s_distribution():
     """With B·A = 1 and W = 0 a layer shows its mask: kept elements 1 / (1 - p), a new one a forward and adapter."""
     width, p = 512, 0.25

@@ -9,6 +9,7 @@ from torch import nn
 
 from lrkernels.nn import selection, surgery
 from lrkernels.nn.replace_report import Replacement, ReplaceReport, count_parameters
+from lrkernels.nn.save_guard import guard_save_pretrained
 
 _EXPERT_NAME = re.compile(r"expert|moe|gate_up|(gate|up|down)_proj|^w[123]$|fc[12]", re.IGNORECASE)
 
@@ -49,6 +50,9 @@ def replace_linear(
     does not contain the old layer: a layer whose weight is computed, or that has a forward of its own. A refused layer
     that was named raises, one swept in by "all-linear" or a filter is reported. Fused 3-D expert weights are reported.
 
+    ``save_pretrained``, where the model or a part of it has one, raises from then on and says what to call instead:
+    ``from_pretrained`` would drop the new layers. A model that contains ``model`` is not known here and stays as it is.
+
     Returns a printable :class:`ReplaceReport`. Raises, with the model unchanged: ValueError when a name, or everything
     together, matches nothing (close names are listed), when a named layer is refused, or when the model itself is a
     linear layer; TypeError for arguments or factory results of a wrong type; and what the factory raises, where it is
@@ -76,6 +80,7 @@ def replace_linear(
         surgery.swap(layer, new)
         name, *aliases = layer.names
         report.replaced.append(Replacement(name, _one_line(layer.module), _one_line(new), tuple(aliases)))
+    guard_save_pretrained(model, [new for _, new in built])
     report.frozen = any(hasattr(type(new), "adapter_parameters") for _, new in built)
     if report.frozen:
         surgery.freeze_all_but_adapters(model)

@@ -30,18 +30,20 @@ _PARENTS_READING_WEIGHTS = (
 
 @dataclass
 class LinearLayer:
-    """One ``nn.Linear`` with every dotted name it has and every (parent, attribute) that holds it."""
+    """One linear layer with every dotted name it has and every (parent, attribute) that holds it."""
 
-    module: nn.Linear
+    module: nn.Module
     names: list[str] = field(default_factory=list)
     places: list[tuple[nn.Module, str]] = field(default_factory=list)
 
 
-def linear_layers(model: nn.Module) -> list[LinearLayer]:
+def linear_layers(
+    model: nn.Module, is_linear: Callable[[nn.Module], bool] = lambda module: isinstance(module, nn.Linear)
+) -> list[LinearLayer]:
     """Every linear layer of the model that is not inside an adapter, once each, in order of definition."""
     layers: dict[int, LinearLayer] = {}
     for parent, attribute, name, module in _children(model, ""):
-        if isinstance(module, nn.Linear):
+        if is_linear(module):
             layer = layers.setdefault(id(module), LinearLayer(module))
             layer.names.append(name)
             layer.places.append((parent, attribute))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 from peft.tuners.lora.layer import Conv1D
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from lrkernels.interop.peft.dora import dora_obstacle, is_dora
+from lrkernels.interop.peft.weights import adapter_layers, dense_weight, is_ordinary
 from lrkernels.nn.base_layer import call_is_forward
-from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 
 if torch.distributed.is_available():
     from torch.distributed.tensor import DTensor
@@ -22,24 +22,6 @@ else:
     DTensor = ()
 
 _RELIES_ON_CALLS = "has hooks or a forward of its own (offloading, sharding and profiling work by these)"
-
-
-def is_ordinary(tensor: Tensor) -> bool:
-    """Whether an op may read the tensor's memory: no DTensor, no quantised tensor that poses as a float one."""
-    return type(tensor) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(tensor)
-
-
-def dense_weight(base: nn.Module) -> Tensor | None:
-    """The [out, in] weight, when calling ``base`` is x·weightᵀ + bias; None when the layer has to be called.
-
-    The Conv1D of transformers is a linear layer whose weight is [in, out] (``fan_in_fan_out``).
-    """
-    weight = base._parameters.get("weight")
-    if weight is None or weight.dtype not in KERNEL_DTYPES or not is_ordinary(weight):
-        return None
-    if type(base) is nn.Linear:
-        return weight
-    return weight.mT if type(base) is Conv1D else None
 
 
 def base_obstacle(base: nn.Module) -> str | None:
@@ -55,40 +37,40 @@ def layer_obstacle(layer: nn.Module) -> str | None:
         return "hooks for all modules are registered, and the layers inside would not be called"
     if not call_is_forward(layer):
         return f"the layer {_RELIES_ON_CALLS}"
-    base = layer.base_layer
+    base = layer._modules["base_layer"]
     if not call_is_forward(base):
         return f"base_layer {_RELIES_ON_CALLS}"
-    for parameter in base._parameters.values():
-        if isinstance(parameter, DTensor):
-            return "base_layer holds a DTensor"
     weight = dense_weight(base)
-    if weight is not None and tuple(weight.shape) != (layer.out_features, layer.in_features):
+    if weight is None:
+        if any(isinstance(parameter, DTensor) for parameter in base._parameters.values()):
+            return "base_layer holds a DTensor"
+    elif weight.shape != (layer.out_features, layer.in_features):
         return "base_layer.weight does not have the layer's shape: it is a shard, or gathered only when called"
     return None
 
 
 def adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
     """Why this adapter of the layer cannot be fused."""
-    if adapter in layer.lora_variant:
-        return f"{_variant(layer.lora_variant[adapter])} is not plain LoRA"
-    down, up, dropout = layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter]
+    if is_dora(layer, adapter):
+        if (reason := dora_obstacle(layer, adapter)) is not None:
+            return reason
+    elif adapter in layer.lora_variant:
+        return f"{_variant(layer.lora_variant[adapter])} is neither plain LoRA nor DoRA"
+    down, up, dropout = adapter_layers(layer, adapter)
     if type(down) is not nn.Linear or type(up) is not nn.Linear:
         return "lora_A or lora_B is not exactly nn.Linear"
     if type(dropout) is not nn.Identity and type(dropout) is not nn.Dropout:
         return "lora_dropout is not exactly nn.Dropout"
     if not (call_is_forward(down) and call_is_forward(up) and call_is_forward(dropout)):
         return f"lora_A, lora_B or lora_dropout {_RELIES_ON_CALLS}"
-    if not (is_ordinary(down.weight) and is_ordinary(up.weight)):
+    lora_A, lora_B = down._parameters["weight"], up._parameters["weight"]
+    if not (is_ordinary(lora_A) and is_ordinary(lora_B)):
         return "lora_A or lora_B holds a DTensor or another tensor subclass"
-    (rank, width), (height, columns) = _matrix_shape(down.weight), _matrix_shape(up.weight)
-    if width != layer.in_features or height != layer.out_features or rank != columns:
+    rank = lora_A.shape[0] if lora_A.dim() else 0
+    if lora_A.shape != (rank, layer.in_features) or lora_B.shape != (layer.out_features, rank):
         return "lora_A or lora_B does not have the adapter's shape: it is a shard, or gathered only when called"
     return None
 
 
-def _matrix_shape(tensor: Tensor) -> tuple[int | None, int | None]:
-    return tuple(tensor.shape) if tensor.dim() == 2 else (None, None)
-
-
 def _variant(variant: object) -> str:
-    return type(variant).__name__.replace("LinearVariant", "").replace("Dora", "DoRA")
+    return type(variant).__name__.removesuffix("LinearVariant")

@@ -6,8 +6,10 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from lrkernels.interop.peft.accelerate_report import LayerReport
-from lrkernels.interop.peft.eligibility import adapter_obstacle, base_obstacle, dense_weight, layer_obstacle
+from lrkernels.interop.peft.dora import is_dora
+from lrkernels.interop.peft.eligibility import adapter_obstacle, base_obstacle, layer_obstacle
 from lrkernels.interop.peft.layers import fused_class, is_quantised, stock_class
+from lrkernels.interop.peft.weights import dense_weight
 
 
 def examine(model: nn.Module, name: str, layer: nn.Module) -> LayerReport:
@@ -27,6 +29,11 @@ def examine(model: nn.Module, name: str, layer: nn.Module) -> LayerReport:
         how = f"{base} and update in one op"
     else:
         how = f"{base} computes its own output, the op adds the update"
+    dora = [adapter for adapter in obstacles.keys() - left_to_peft.keys() if is_dora(layer, adapter)]
+    if dora:
+        how = f"DoRA, the op adds the update to {base}'s scaled output"
+        if len(dora) + len(left_to_peft) < len(obstacles):
+            how = f"{base} and update in one op; DoRA adapters: the op adds the update to {base}'s scaled output"
     return LayerReport(name, kind, True, how, left_to_peft)
 
 

@@ -12,7 +12,9 @@ import torch
 from peft.tuners.lora import layer as peft_layer
 from torch import Tensor, nn
 
-from lrkernels.interop.peft.eligibility import adapter_obstacle, dense_weight, layer_obstacle
+from lrkernels.interop.peft.dora import add_dora, is_dora
+from lrkernels.interop.peft.eligibility import adapter_obstacle, layer_obstacle
+from lrkernels.interop.peft.weights import adapter_layers, dense_weight
 from lrkernels.nn.base_layer import factors_beside
 from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES, KERNEL_DTYPES
@@ -28,8 +30,9 @@ class FusedForward:
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not (args or kwargs or self.disable_adapters or self.merged):  # arguments: batches of adapter_names
-            adapters = [name for name in self.active_adapters if name in self.lora_A]
+        if not (args or kwargs or self._disable_adapters or self.merged_adapters):  # arguments: adapter_names
+            known = self._modules["lora_A"]._modules
+            adapters = [name for name in self.active_adapters if name in known]
             if adapters and _can_fuse(self, x, adapters):
                 y = _fused(self, x, adapters)
                 if y is not None:
@@ -40,11 +43,13 @@ class FusedForward:
 def _can_fuse(layer: nn.Module, x: Tensor, adapters: list[str]) -> bool:
     if x.dtype not in KERNEL_DTYPES or x.layout != torch.strided or x.is_nested:
         return False
-    if layer_obstacle(layer) is not None or any(adapter_obstacle(layer, name) is not None for name in adapters):
+    if layer_obstacle(layer) is not None:
         return False
     # PEFT casts x to the factors' dtype, except inside peft.helpers.disable_input_dtype_casting. To float64 we do not.
     for name in adapters:
-        dtype = layer.lora_A[name].weight.dtype
+        if adapter_obstacle(layer, name) is not None:
+            return False
+        dtype = adapter_layers(layer, name)[0]._parameters["weight"].dtype
         if dtype != x.dtype and (not layer.cast_input_dtype_enabled or dtype == torch.float64):
             return False
     return True
@@ -52,10 +57,10 @@ def _can_fuse(layer: nn.Module, x: Tensor, adapters: list[str]) -> bool:
 
 def _fused(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor | None:
     """The layer's output; None when what the base layer returned is not [..., out] in a dtype of the op."""
-    base_layer = layer.base_layer
+    base_layer = layer._modules["base_layer"]
     weight = dense_weight(base_layer)
     if weight is not None:
-        y, bias = None, base_layer.bias
+        y, bias = None, base_layer._parameters["bias"]
     else:
         y, bias = base_layer(x), None
         if y.dtype not in KERNEL_DTYPES or y.shape != (*x.shape[:-1], layer.out_features):
@@ -71,16 +76,22 @@ def _fused(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor | None:
 def _add_adapters(
     layer: nn.Module, x: Tensor, adapters: list[str], y: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """One op an adapter; the first computes x·weightᵀ + bias too, unless that is given as ``y``."""
+    """One op an adapter, some more for DoRA; the first computes x·weightᵀ + bias too, unless ``y`` is that already."""
     for adapter in adapters:
-        lora_A, lora_B, scale = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
-        down, up = factors_beside(x.dtype, lora_A.weight, lora_B.weight)
-        if lora_B.bias is not None:
-            bias = _add_bias(bias, lora_B.bias, scale, x.dtype)
+        lora_A, lora_B, dropout = adapter_layers(layer, adapter)
+        down, up, lora_bias = lora_A._parameters["weight"], lora_B._parameters["weight"], lora_B._parameters["bias"]
+        if down.dtype != x.dtype or up.dtype != x.dtype:
+            down, up = factors_beside(x.dtype, down, up)
+        scale = layer.scaling[adapter]
         gate = None
         if isinstance(scale, Tensor):  # as peft.utils.hotswap makes it, to change it without recompiling
             gate, scale = scale.to(down.device, down.dtype).reshape(1), 1.0
-        dropout = layer.lora_dropout[adapter]
+        if is_dora(layer, adapter):
+            y = add_dora(layer, adapter, x, y, (down, up), gate, scale)
+            weight = bias = None
+            continue
+        if lora_bias is not None:
+            bias = _add_bias(bias, lora_bias, layer.scaling[adapter], x.dtype)
         probability = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
         seed = torch.randint(0, 2**62, (), device=x.device) if probability > 0.0 else None
         y = lowrank_linear(
