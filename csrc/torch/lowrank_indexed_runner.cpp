@@ -10,8 +10,7 @@ const IndexedBackend& backend_for(const char* op, const Tensor& on) {
     if (const IndexedBackend* backend = lowrank_indexed_cuda()) return *backend;
     fail(op, "this build of lrkernels has no CUDA kernels");
   }
-  return emulating() && lowrank_indexed_cuda_emulated() != nullptr ? *lowrank_indexed_cuda_emulated()
-                                                                  : lowrank_indexed_cpu();
+  return emulating() ? *lowrank_indexed_cuda_emulated() : lowrank_indexed_cpu();
 }
 
 /// A 3-D tensor as a stack of matrices.

@@ -49,7 +49,9 @@ Status indexed_route(const RouteArgs& args, const Context& context, Routing& rou
     for (int32_t first = offsets[segment]; first < end; first += part)
       tiles[used++] = {int32_t(segment), first, std::min(part, end - first), rank};
   }
-  routing = {args.rows, args.adapters, args.rank, order, offsets, ranks, tiles, tile_rows, used};
+  routing.rows = args.rows, routing.adapters = args.adapters, routing.rank = args.rank;
+  routing.order = order, routing.offsets = offsets, routing.ranks = ranks;
+  routing.tiles = tiles, routing.tile_rows = tile_rows, routing.tiles_bound = used;
   return {};
 }
 

@@ -41,7 +41,7 @@ using StackView = StackOf<MatrixView>;
 using MutableStackView = StackOf<MutableMatrixView>;
 
 /// Rows `order[first]` to `order[first + rows - 1]` belong to `segment`; the adapter counts up to `rank`.
-struct RowTile {
+struct alignas(16) RowTile {
   int32_t segment = 0, first = 0, rows = 0, rank = 0;
 };
 
@@ -53,6 +53,7 @@ struct Routing {
   const int32_t* order = nullptr;    // [rows] row numbers by segment, increasing within one
   const int32_t* offsets = nullptr;  // [adapters + 3] where each segment begins in `order`, and `rows` at the end
   const int32_t* ranks = nullptr;    // [adapters] within [0, rank]
+  const int32_t* segments_of_rows = nullptr;  // [rows] by row number; absent on the CPU
   const RowTile* tiles = nullptr;    // [tiles_bound], those not needed with no rows
   int64_t tile_rows = 0, tiles_bound = 0;
 
@@ -81,7 +82,7 @@ struct IndexedProjectArgs {
 struct IndexedLinearArgs {
   MatrixView x;         // [rows, in], any strides
   MatrixView weight;    // [out, in], x's dtype
-  MatrixView base;      // [rows, out], y's dtype or float32, any strides
+  MatrixView base;      // [rows, out], y's dtype (on the CPU also float32), any strides
   MatrixView s;         // [rows, rank]
   StackView ups;        // [out, rank] each, y's dtype or float32, any strides
   MatrixView bias;      // [1, out], y's dtype or float32; absent: 0
