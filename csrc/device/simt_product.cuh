@@ -2,6 +2,8 @@
 // product an FMA in float32 (no TF32). Operands have any strides, since 4-byte cp.async both moves and transposes.
 #pragma once
 
+#include <type_traits>
+
 #include "device/dropout.cuh"
 #include "device/ptx/cp_async.cuh"
 #include "device/vector.cuh"
@@ -9,8 +11,15 @@
 namespace lrk {
 inline namespace LRK_TARGET {
 
-/// A float32 operand: element (i, k) at data[i * stride + k * sum_stride], i < extent.
+template <int kTile, int kTileK, int kThreads, int kStride>
+class FloatReader;
+
+/// A float32 operand: element (i, k) at data[i * stride + k * sum_stride], i < extent. An operand names the class that
+/// copies its tiles.
 struct FloatOperand {
+  template <int kTile, int kTileK, int kThreads, int kStride>
+  using Reader = FloatReader<kTile, kTileK, kThreads, kStride>;
+
   const float* data = nullptr;
   int64_t stride = 0, sum_stride = 0;
   int extent = 0;
@@ -93,12 +102,13 @@ struct SimtProduct {
   __device__ __forceinline__ int col_of(int j) const { return (j / 4 * kThreadsN + thread_n) * 4 + j % 4; }
 
   /// Adds the sum over k in [begin, end), dropping elements of A where asked; ends with a barrier.
-  __device__ __forceinline__ void accumulate(const FloatOperand& a, const FloatOperand& b, int first_m, int first_n,
-                                             int begin, int end, const OperandDropout& drop) {
+  template <class OperandA, class OperandB>
+  __device__ __forceinline__ void accumulate(const OperandA& a, const OperandB& b, int first_m, int first_n, int begin,
+                                             int end, const OperandDropout& drop) {
     const int blocks = (end - begin + kTileK - 1) / kTileK;
     const uint64_t seed = drop.dropout.seed != nullptr ? uint64_t(*drop.dropout.seed) : 0;
-    FloatReader<kTileM, kTileK, kThreads, kStrideA> reader_a(a, first_m, begin, end, thread);
-    FloatReader<kTileN, kTileK, kThreads, kStrideB> reader_b(b, first_n, begin, end, thread);
+    typename OperandA::template Reader<kTileM, kTileK, kThreads, kStrideA> reader_a(a, first_m, begin, end, thread);
+    typename OperandB::template Reader<kTileN, kTileK, kThreads, kStrideB> reader_b(b, first_n, begin, end, thread);
     const auto copy = [&](int stage) {
       reader_a.copy(ptx::shared_address(stage_a(stage)));
       reader_b.copy(ptx::shared_address(stage_b(stage)));
@@ -112,7 +122,9 @@ struct SimtProduct {
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
       ptx::cp_async_wait<kStages - 2>();
-      if (drop.dropout.seed != nullptr) drop_in_stage(stage, a, first_m, begin + block * kTileK, drop, seed);
+      if constexpr (std::is_same_v<OperandA, FloatOperand>) {
+        if (drop.dropout.seed != nullptr) drop_in_stage(stage, a, first_m, begin + block * kTileK, drop, seed);
+      }
       __syncthreads();  // the tile has arrived for all, and all are done with the stage filled next
       if (block + kStages - 1 < blocks) copy(ahead);
       ptx::cp_async_commit();

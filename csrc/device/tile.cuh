@@ -37,6 +37,24 @@ struct SharedTile {
   }
 };
 
+/// Starts the copy of the first `count` of a chunk's eight elements to a shared address, zeros behind them. kWide: one
+/// 16-byte access, aligned. Otherwise accesses of `copy_bytes`; of 2 bytes they have landed when this returns.
+template <bool kWide>
+__device__ __forceinline__ void copy_chunk(uint32_t target, const uint16_t* source, int count, int copy_bytes) {
+  if constexpr (kWide) {
+    ptx::cp_async<16>(target, source, count * 2);
+  } else if (copy_bytes >= 4) {
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) ptx::cp_async<4>(target + 2 * j, source + j, count <= j ? 0 : count == j + 1 ? 2 : 4);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) ptx::store_shared_2(target + 2 * j, ptx::load_global_2(source + j, j < count));
+  }
+}
+
+/// How many of eight elements exist when `elements` are left.
+__device__ __forceinline__ int clamp_to_chunk(int elements) { return elements < 0 ? 0 : elements > 8 ? 8 : elements; }
+
 /// Copies tile after tile of one operand of a product into shared memory, along the sum's index k, by kThreads threads;
 /// the caller commits and waits. A thread has the same chunk column in every line it copies, so its addresses and
 /// bounds are worked out once and then advance. kWide: 16-byte accesses are aligned. Otherwise 4-byte copies, or 2-byte
@@ -71,9 +89,9 @@ class TileReader {
     for (int i = 0; i < kCopies; ++i) {
       const bool line_exists = kAlongSum ? (fixed_ >> i & 1) != 0 : i * kLineStep < left_;
       // cp.async of no bytes reads nothing, so the address of a chunk that does not exist need not be valid.
-      copy_chunk(tile + target_ + i * kLineStep * Tile::kChunksPerLine * 16,
-                 reinterpret_cast<const uint16_t*>(address_ + uintptr_t(i * kLineStep * stride_bytes_)),
-                 line_exists ? in_line : 0);
+      copy_chunk<kWide>(tile + target_ + i * kLineStep * Tile::kChunksPerLine * 16,
+                        reinterpret_cast<const uint16_t*>(address_ + uintptr_t(i * kLineStep * stride_bytes_)),
+                        line_exists ? in_line : 0, copy_bytes_);
     }
     left_ -= kTileK;
     address_ += uintptr_t(kAlongSum ? int64_t(kTileK) * 2 : kTileK * stride_bytes_);
@@ -85,23 +103,6 @@ class TileReader {
   static_assert(Tile::kChunks % kThreads == 0 && kThreads % Tile::kChunksPerLine == 0 &&
                     kLineStep / Tile::kLinesPerRow % (Tile::kSwizzleMask + 1) == 0,
                 "a thread's chunks differ by whole periods of the swizzle");
-
-  __device__ __forceinline__ static int clamp_to_chunk(int elements) {
-    return elements < 0 ? 0 : elements > 8 ? 8 : elements;
-  }
-
-  __device__ __forceinline__ void copy_chunk(uint32_t target, const uint16_t* source, int count) const {
-    if constexpr (kWide) {
-      ptx::cp_async<16>(target, source, count * 2);
-    } else if (copy_bytes_ >= 4) {
-#pragma unroll
-      for (int j = 0; j < 8; j += 2)
-        ptx::cp_async<4>(target + 2 * j, source + j, count <= j ? 0 : count == j + 1 ? 2 : 4);
-    } else {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) ptx::store_shared_2(target + 2 * j, ptx::load_global_2(source + j, j < count));
-    }
-  }
 
   uintptr_t address_;  // an integer, because it may lie outside the operand where nothing is read
   int64_t stride_bytes_;

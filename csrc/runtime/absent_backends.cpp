@@ -1,13 +1,16 @@
 // The backends this build does without answer nullptr, so that callers need no preprocessor.
 #include "lrk/lowrank.h"
+#include "lrk/lowrank_indexed.h"
 
 namespace lrk {
 
 #if !LRK_HAVE_CUDA
 const LowRankBackend* lowrank_cuda() { return nullptr; }
+const IndexedBackend* lowrank_indexed_cuda() { return nullptr; }
 #endif
 #if !LRK_HAVE_EMULATOR
 const LowRankBackend* lowrank_cuda_emulated() { return nullptr; }
+const IndexedBackend* lowrank_indexed_cuda_emulated() { return nullptr; }
 #endif
 
 }  // namespace lrk

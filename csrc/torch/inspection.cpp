@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "lrk/build_info.h"
+#include "lrk/lowrank_indexed.h"
 
 namespace lrk::binding {
 namespace {
@@ -52,6 +53,11 @@ std::string forced() { return forced_kernel(); }
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
   for (const LowRankBackend* backend : {&lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated()}) {
+    if (backend == nullptr) continue;
+    const std::vector<std::string> more = backend->kernel_names();
+    names.insert(names.end(), more.begin(), more.end());
+  }
+  for (const IndexedBackend* backend : {&lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated()}) {
     if (backend == nullptr) continue;
     const std::vector<std::string> more = backend->kernel_names();
     names.insert(names.end(), more.begin(), more.end());

@@ -23,6 +23,10 @@ class LowRankRunner {
                 const Tensor& up, const OptionalTensor& bias, const OptionalTensor& seed, double scale, double dropout,
                 std::vector<int64_t> sizes, ScalarType dtype);
 
+  /// x weightT shaped `sizes`, for a kernel that adds to it: x's dtype where the library computes it, else float32 or
+  /// wider, so that the sum is the first thing to be rounded.
+  Tensor dense(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes);
+
   /// grad = scale * sT drop(x) into the matrix `grad` [rank, cols].
   void factor_grad(const Tensor& s, const Tensor& x, const OptionalTensor& seed, double scale, double dropout,
                    const Tensor& grad);

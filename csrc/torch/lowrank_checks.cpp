@@ -3,62 +3,11 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
-#include <utility>
+
+#include "torch/argument_checks.h"
 
 namespace lrk::binding {
 namespace {
-
-std::string dims(std::initializer_list<int64_t> sizes) {
-  std::string text = "(";
-  bool first = true;
-  for (const int64_t size : sizes) {
-    text += (first ? "" : ", ") + std::to_string(size);
-    first = false;
-  }
-  return text + (sizes.size() == 1 ? ",)" : ")");
-}
-
-/// None where a tensor belongs reaches an op as an undefined tensor.
-void check_defined(const char* op, std::initializer_list<std::pair<const char*, const Tensor*>> arguments) {
-  for (const auto& [name, tensor] : arguments) {
-    if (!tensor->defined()) fail(op, std::string(name) + " is a NoneType, expected a torch.Tensor");
-  }
-}
-
-void check_activation(const char* op, const char* name, const Tensor& x) {
-  if (!is_kernel_dtype(x.scalar_type())) {
-    fail(op, std::string(name) + " has dtype " + dtype_string(x.scalar_type()) +
-                 ", expected torch.float32, torch.float64, torch.bfloat16 or torch.float16");
-  }
-  if (x.dim() < 1) fail(op, std::string(name) + " has no dimensions, expected (..., features)");
-}
-
-void check_matrix(const char* op, const char* name, const Tensor& tensor, const char* expected) {
-  if (tensor.dim() != 2) {
-    fail(op, std::string(name) + " has shape " + shape_string(tensor) + ", expected " + expected);
-  }
-}
-
-/// An operand lives on x's device and has x's dtype, or float32 next to a half x when `float_allowed`.
-void check_kind(const char* op, const char* name, const Tensor& tensor, const char* x_name, const Tensor& x,
-                bool float_allowed) {
-  if (!(tensor.device() == x.device())) {
-    fail(op, std::string(name) + " is on " + device_string(tensor) + ", but " + x_name + " is on " + device_string(x));
-  }
-  const ScalarType dtype = tensor.scalar_type(), x_dtype = x.scalar_type();
-  const bool half = x_dtype == ScalarType::BFloat16 || x_dtype == ScalarType::Half;
-  if (dtype == x_dtype || (float_allowed && half && dtype == ScalarType::Float)) return;
-  fail(op, std::string(name) + " has dtype " + dtype_string(dtype) + ", expected " + dtype_string(x_dtype) +
-               (float_allowed && half ? " or torch.float32" : "") + " because " + x_name + " is " +
-               dtype_string(x_dtype));
-}
-
-void check_bias(const char* op, const Tensor& bias, int64_t out, const char* x_name, const Tensor& x) {
-  if (bias.dim() != 1 || bias.size(0) != out) {
-    fail(op, "bias has shape " + shape_string(bias) + ", expected " + dims({out}));
-  }
-  check_kind(op, "bias", bias, x_name, x, true);
-}
 
 /// Sums are float32 unless x is float64; there a larger scale is infinite, and infinity times zero is no number.
 void check_scale(const char* op, double scale, const char* x_name, const Tensor& x) {
@@ -82,9 +31,7 @@ void check_dropout(const char* op, const OptionalTensor& seed, double dropout, c
     fail(op, "seed has dtype " + dtype_string(seed->scalar_type()) + " and shape " + shape_string(*seed) +
                  ", expected a 0-dim torch.int64 tensor");
   }
-  if (!(seed->device() == x.device())) {
-    fail(op, "seed is on " + device_string(*seed) + ", but x is on " + device_string(x));
-  }
+  check_device(op, "seed", *seed, "x", x);
 }
 
 /// down [rank, in] and up [out, rank]; returns the three sizes.
@@ -113,14 +60,6 @@ void check_core(const char* op, const OptionalTensor& core, int64_t rank, const 
   check_kind(op, "core", *core, x_name, x, true);
 }
 
-bool leading_dims_equal(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t i = 0; i + 1 < a.dim(); ++i) {
-    if (a.size(i) != b.size(i)) return false;
-  }
-  return true;
-}
-
 void check_gate(const char* op, const OptionalTensor& gate, int64_t rank, const char* x_name, const Tensor& x,
                 bool per_token) {
   if (!gate) return;
@@ -145,22 +84,9 @@ LowRankShape check_linear(const char* op, const Tensor& x, const Tensor& down, c
   check_activation(op, "x", x);
   const LowRankShape shape = check_factors(op, "x", x, down, up);
   if (weight && base) fail(op, "base and weight were both given, expected at most one of them");
-  if (weight) {
-    check_matrix(op, "weight", *weight, "(out, in)");
-    if (weight->size(0) != shape.out || weight->size(1) != shape.in) {
-      fail(op, "weight has shape " + shape_string(*weight) + ", expected " + dims({shape.out, shape.in}) +
-                   " because up is " + shape_string(up) + " and x is " + shape_string(x));
-    }
-    check_kind(op, "weight", *weight, "x", x, false);
-  }
-  if (base) {
-    if (!leading_dims_equal(*base, x) || base->size(base->dim() - 1) != shape.out) {
-      fail(op, "base has shape " + shape_string(*base) + ", expected x's leading dimensions with out " +
-                   std::to_string(shape.out) + " last because x is " + shape_string(x));
-    }
-    check_kind(op, "base", *base, "x", x, false);
-  }
-  if (bias) check_bias(op, *bias, shape.out, "x", x);
+  check_weight(op, weight, shape.out, "up", up, x);
+  check_base(op, base, shape.out, "x", x);
+  check_bias(op, bias, shape.out, "x", x);
   check_core(op, core, shape.rank, "x", x);
   check_gate(op, gate, shape.rank, "x", x, true);
   check_scale(op, scale, "x", x);
@@ -192,14 +118,8 @@ void check_expand(const char* op, const Tensor& s, const Tensor& up, const Optio
                  ") because s is " + shape_string(s));
   }
   check_kind(op, "up", up, "s", s, true);
-  if (base) {
-    if (!leading_dims_equal(*base, s) || base->size(base->dim() - 1) != up.size(0)) {
-      fail(op, "base has shape " + shape_string(*base) + ", expected s's leading dimensions with out " +
-                   std::to_string(up.size(0)) + " last because s is " + shape_string(s));
-    }
-    check_kind(op, "base", *base, "s", s, false);
-  }
-  if (bias) check_bias(op, *bias, up.size(0), "s", s);
+  check_base(op, base, up.size(0), "s", s);
+  check_bias(op, bias, up.size(0), "s", s);
   check_scale(op, scale, "s", s);
 }
 

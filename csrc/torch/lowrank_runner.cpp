@@ -131,6 +131,27 @@ Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weig
   return *y;
 }
 
+Tensor LowRankRunner::dense(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes) {
+  const Tensor rows = row_operand(x), factor = factor_operand(weight);
+  LinearArgs args;
+  args.x = matrix_view(rows), args.weight = matrix_view(factor);
+  args.s.rows = args.x.rows, args.up.rows = args.weight.rows;  // of rank 0
+  args.s.dtype = args.up.dtype = args.y.dtype = args.x.dtype;
+  args.y.rows = args.x.rows, args.y.cols = args.y.row_stride = args.weight.rows, args.y.col_stride = 1;
+  if (planning()) {
+    add_plan("linear", backend_.plan_linear(args, execution_.context()));
+    return empty(sizes, x.scalar_type(), on_);
+  }
+  if (backend_.library_linear(args, execution_.context())) {
+    record_dispatch("library_gemm");
+    return torch::stable::contiguous(aten_linear(x, weight, std::nullopt));
+  }
+  const Tensor y = empty(sizes, any_layout_ ? wider(x.scalar_type(), ScalarType::Float) : x.scalar_type(), on_);
+  args.y = mutable_view(y);
+  require(backend_.linear(args, execution_.context()), op_);
+  return y;
+}
+
 void LowRankRunner::factor_grad(const Tensor& s, const Tensor& x, const OptionalTensor& seed, double scale,
                                 double dropout, const Tensor& grad) {
   const Tensor branch = no_narrower(row_operand(s), x), rows = row_operand(x);

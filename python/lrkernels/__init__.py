@@ -8,7 +8,13 @@ from lrkernels import _C, reference  # noqa: F401
 from lrkernels.inspection import build_info, explain, force, trace
 from lrkernels.interop.peft import accelerate, restore
 from lrkernels.nn import replace_linear
-from lrkernels.ops import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
+from lrkernels.ops import (
+    lowrank_expand,
+    lowrank_linear,
+    lowrank_linear_indexed,
+    lowrank_merge,
+    lowrank_project,
+)
 
 __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
@@ -19,6 +25,7 @@ __all__ = [
     "force",
     "lowrank_expand",
     "lowrank_linear",
+    "lowrank_linear_indexed",
     "lowrank_merge",
     "lowrank_project",
     "reference",

@@ -128,7 +128,7 @@ def test_bad_argument(name, args, kwargs, exception, message):
 
 @pytest.mark.parametrize("name", ops.__all__)
 def test_not_a_tensor(name):
-    arguments = {"lowrank_linear": 3, "lowrank_project": 2, "lowrank_expand": 2, "lowrank_merge": 3}[name]
+    arguments = {"lowrank_project": 2, "lowrank_expand": 2, "lowrank_linear_indexed": 4}.get(name, 3)
     with pytest.raises(TypeError, match=f"{name}: .* is a list, expected a torch.Tensor"):
         getattr(lrkernels, name)(*[[1.0]] * arguments)
 

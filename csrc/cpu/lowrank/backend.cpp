@@ -12,13 +12,6 @@ namespace {
 using cpu::LinearPath;
 using Product = cpu::FactorTraits::Product;
 
-// tests/cpp/test_cpu_lowrank.cpp runs every instruction set that its machine has; so far that was always x86-64.
-#if defined(__x86_64__)
-constexpr bool kTestedOnHardware = true;
-#else
-constexpr bool kTestedOnHardware = false;
-#endif
-
 bool sums_in_double(DType dtype) { return dtype == DType::kFloat64; }
 
 Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace) {
@@ -26,7 +19,7 @@ Plan single_kernel_plan(std::string kernel, std::string reason, size_t workspace
   plan.kernel = std::move(kernel);
   plan.reason = std::move(reason);
   plan.workspace_bytes = workspace;
-  plan.hardware_verified = kTestedOnHardware;
+  plan.hardware_verified = cpu::kTestedOnHardware;
   return plan;
 }
 

@@ -41,6 +41,7 @@ bool library_is_faster(const LinearTraits& traits, const CpuInfo& cpu, CpuIsa is
 
 struct Names {
   std::string few_rows, packed, expand, project, project_packed, factor_grad;
+  std::string indexed_project, indexed_expand, indexed_factor_grad;
 
   template <class T>
   static Names make(CpuIsa isa, const Kernels<T>& kernels) {
@@ -48,8 +49,9 @@ struct Names {
     const std::string tile = prefix + std::to_string(kernels.tile_rows) + "x" + std::to_string(kernels.tile_cols);
     const std::string dot =
         prefix + "dot" + std::to_string(kernels.dot_streamed) + "x" + std::to_string(kernels.dot_resident);
-    return {"lowrank_linear_" + dot,  "lowrank_linear_" + tile,  "lowrank_expand_" + tile,
-            "lowrank_project_" + dot, "lowrank_project_" + tile, "lowrank_factor_grad_" + tile};
+    return {"lowrank_linear_" + dot,          "lowrank_linear_" + tile,         "lowrank_expand_" + tile,
+            "lowrank_project_" + dot,         "lowrank_project_" + tile,        "lowrank_factor_grad_" + tile,
+            "lowrank_indexed_project_" + dot, "lowrank_indexed_expand_" + tile, "lowrank_indexed_factor_grad_" + tile};
   }
 };
 
@@ -152,12 +154,24 @@ const std::string& project_name(DType dtype, bool packed) {
   return packed ? names(dtype).project_packed : names(dtype).project;
 }
 const std::string& factor_grad_name(DType dtype) { return names(dtype).factor_grad; }
+const std::string& indexed_project_name(DType dtype) { return names(dtype).indexed_project; }
+const std::string& indexed_expand_name(DType dtype) { return names(dtype).indexed_expand; }
+const std::string& indexed_factor_grad_name(DType dtype) { return names(dtype).indexed_factor_grad; }
 
 std::vector<std::string> kernel_names() {
   std::vector<std::string> all{kLibraryGemm};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
     const Names& of = names(dtype);
     all.insert(all.end(), {of.few_rows, of.packed, of.expand, of.project, of.project_packed, of.factor_grad});
+  }
+  return all;
+}
+
+std::vector<std::string> indexed_kernel_names() {
+  std::vector<std::string> all;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Names& of = names(dtype);
+    all.insert(all.end(), {of.indexed_project, of.indexed_expand, of.indexed_factor_grad});
   }
   return all;
 }

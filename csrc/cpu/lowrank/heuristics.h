@@ -50,6 +50,17 @@ const std::string& linear_name(LinearPath path, DType dtype);
 const std::string& expand_name(DType dtype);
 const std::string& project_name(DType dtype, bool packed);
 const std::string& factor_grad_name(DType dtype);
+const std::string& indexed_project_name(DType dtype);
+const std::string& indexed_expand_name(DType dtype);
+const std::string& indexed_factor_grad_name(DType dtype);
 std::vector<std::string> kernel_names();
+std::vector<std::string> indexed_kernel_names();
+
+// tests/cpp/test_cpu_lowrank.cpp runs every instruction set that its machine has; so far that was always x86-64.
+#if defined(__x86_64__)
+constexpr bool kTestedOnHardware = true;
+#else
+constexpr bool kTestedOnHardware = false;
+#endif
 
 }  // namespace lrk::cpu

@@ -64,20 +64,6 @@ LinearProblem problem_of(const LinearArgs& args, const Context& context) {
   return problem;
 }
 
-LinearOutput output_of(const LinearArgs& args) {
-  LinearOutput output;
-  output.y = MutableElementView(args.y);
-  if (args.base.present()) output.base = ElementView(args.base);
-  if (args.bias.present()) output.bias = ElementView(args.bias);
-  output.rows = int(args.y.rows), output.out = int(args.y.cols);
-  const auto takes_chunks = [](const MatrixView& view) {
-    return view.col_stride == 1 && view.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-  };
-  output.wide = is_half(args.y.dtype) && output.out % 8 == 0 && takes_chunks(args.y) &&
-                (!args.base.present() || takes_chunks(args.base));
-  return output;
-}
-
 struct MmaOperands {
   Workspace workspace;
   FactorLines s, up;
@@ -101,7 +87,7 @@ Status run_mma(const LinearArgs& args, const LinearProblem& problem, const Candi
   }
   parameters.s = operands.s.lines, parameters.up = operands.up.lines, parameters.rank = int(problem.rank);
   parameters.scale = float(args.scale), parameters.dropout = DropoutParameters(args.dropout);
-  parameters.output = output_of(args);
+  parameters.output = output_of(args.y, args.base, args.bias);
   return problem.dtype == DType::kBFloat16
              ? launch_linear_mma<BFloat16>(candidate.tile, problem.weight_across, parameters, context)
              : launch_linear_mma<Float16>(candidate.tile, problem.weight_across, parameters, context);
@@ -116,7 +102,7 @@ Status run_simt(const LinearArgs& args, const Candidate<LinearTile>& candidate, 
   parameters.s = float_operand(args.s), parameters.up = float_operand(args.up);
   parameters.rank = int(args.s.cols);
   parameters.scale = float(args.scale), parameters.dropout = DropoutParameters(args.dropout);
-  parameters.output = output_of(args);
+  parameters.output = output_of(args.y, args.base, args.bias);
   return launch_linear_simt(candidate.tile, parameters, context);
 }
 

@@ -76,9 +76,9 @@ __device__ __forceinline__ void scale_and_drop(Product& product, const LinearMma
 }
 
 /// Accumulators to y by way of shared memory, 16 rows of a warp at a time, so that global accesses are whole sectors.
-template <class Product>
-__device__ __forceinline__ void write_output(const Product& product, const LinearOutput& output, int first_m,
-                                             int first_n) {
+/// `Output` is a LinearOutput, or maps rows to one's.
+template <class Product, class Output>
+__device__ __forceinline__ void write_output(const Product& product, const Output& output, int first_m, int first_n) {
   using T = typename Product::T;
   constexpr int kWidth = Product::kWarpN, kStride = kWidth + 8;  // + 8: conflict-free float2 stores
   static_assert(Product::kThreads / 32 * 16 * kStride * 4 <= Product::kSharedBytes, "staging fits the pipeline");
@@ -95,7 +95,7 @@ __device__ __forceinline__ void write_output(const Product& product, const Linea
     if (output.wide) {
 #pragma unroll
       for (int pass = 0; pass < kPasses; ++pass)
-        base[pass] = output.load_base<T>(row + pass * kRowsAtOnce + lane / kLanesPerRow, col + chunk);
+        base[pass] = output.template load_base<T>(row + pass * kRowsAtOnce + lane / kLanesPerRow, col + chunk);
     }
 #pragma unroll
     for (int j = 0; j < Product::kMmaN; ++j)
@@ -109,8 +109,8 @@ __device__ __forceinline__ void write_output(const Product& product, const Linea
       for (int pass = 0; pass < kPasses; ++pass) {
         const int r = pass * kRowsAtOnce + lane / kLanesPerRow;
         const float* source = staging + r * kStride + chunk;
-        output.write_chunk<T>(row + r, col + chunk, load_vector<float4>(source), load_vector<float4>(source + 4),
-                              base[pass], bias);
+        output.template write_chunk<T>(row + r, col + chunk, load_vector<float4>(source), load_vector<float4>(source + 4),
+                                       base[pass], bias);
       }
     } else {
 #pragma unroll 1

@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 
+#include "cuda/lowrank/linear_output.cuh"
 #include "cuda/lowrank/pack.cuh"
 #include "device/global_memory.cuh"
 #include "device/launch.cuh"
@@ -109,6 +110,20 @@ Status pack_factors(DType dtype, const Workspace& workspace, const Context& cont
   };
   (add(factors), ...);
   return jobs == 0 ? Status{} : launch_pack(parameters, jobs, context);
+}
+
+/// The last step of a linear: where y, base and bias lie, and whether chunks of eight of them can be moved at once.
+inline LinearOutput output_of(const MutableMatrixView& y, const MatrixView& base, const MatrixView& bias) {
+  LinearOutput output;
+  output.y = MutableElementView(y);
+  if (base.present()) output.base = ElementView(base);
+  if (bias.present()) output.bias = ElementView(bias);
+  output.rows = int(y.rows), output.out = int(y.cols);
+  const auto takes_chunks = [](const MatrixView& view) {
+    return view.col_stride == 1 && view.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
+  };
+  output.wide = is_half(y.dtype) && output.out % 8 == 0 && takes_chunks(y) && (!base.present() || takes_chunks(base));
+  return output;
 }
 
 inline bool fits_int(int64_t value) { return value >= 0 && value <= std::numeric_limits<int>::max() - 1024; }

@@ -1,5 +1,6 @@
 """``torch.ops.lrk.*`` made complete: fakes, gradients, autocast, vmap, and the Python twins with early checks."""
 
 from lrkernels.ops.lowrank import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
+from lrkernels.ops.lowrank_indexed import lowrank_linear_indexed
 
-__all__ = ["lowrank_expand", "lowrank_linear", "lowrank_merge", "lowrank_project"]
+__all__ = ["lowrank_expand", "lowrank_linear", "lowrank_linear_indexed", "lowrank_merge", "lowrank_project"]

@@ -124,16 +124,17 @@ def _gate(op: str, gate: Tensor | None, rank: int, x_name: str, x: Tensor, per_t
     _kind(op, "gate", gate, x_name, x, True)
 
 
-def check_linear(
-    op, x, down, up, weight=None, bias=None, core=None, gate=None, base=None, seed=None, scale=1.0, dropout=0.0
+def check_dense(
+    op: str,
+    x: Tensor,
+    out: int,
+    up_name: str,
+    up: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    base: Tensor | None,
 ) -> None:
-    for name, value in (("x", x), ("down", down), ("up", up)):
-        _tensor(op, name, value)
-    for name, value in (("weight", weight), ("bias", bias), ("base", base)):
-        _tensor(op, name, value, optional=True)
-    _activation(op, "x", x)
-    _factors(op, "x", x, down, up)
-    out, rank = up.shape
+    """weight [out, in] or base [..., out], and bias [out]; ``up``, called ``up_name``, says what out is."""
     if weight is not None and base is not None:
         raise ValueError(f"{op}: base and weight were both given, expected at most one of them")
     if weight is not None:
@@ -141,7 +142,7 @@ def check_linear(
         if weight.shape[0] != out or weight.shape[1] != x.shape[-1]:
             raise ValueError(
                 f"{op}: weight has shape {tuple(weight.shape)}, expected ({out}, {x.shape[-1]}) "
-                f"because up is {tuple(up.shape)} and x is {tuple(x.shape)}"
+                f"because {up_name} is {tuple(up.shape)} and x is {tuple(x.shape)}"
             )
         _kind(op, "weight", weight, "x", x, False)
     if base is not None:
@@ -153,6 +154,19 @@ def check_linear(
         _kind(op, "base", base, "x", x, False)
     if bias is not None:
         _bias(op, bias, out, "x", x)
+
+
+def check_linear(
+    op, x, down, up, weight=None, bias=None, core=None, gate=None, base=None, seed=None, scale=1.0, dropout=0.0
+) -> None:
+    for name, value in (("x", x), ("down", down), ("up", up)):
+        _tensor(op, name, value)
+    for name, value in (("weight", weight), ("bias", bias), ("base", base)):
+        _tensor(op, name, value, optional=True)
+    _activation(op, "x", x)
+    _factors(op, "x", x, down, up)
+    out, rank = up.shape
+    check_dense(op, x, out, "up", up, weight, bias, base)
     _core(op, core, rank, "x", x)
     _gate(op, gate, rank, "x", x, True)
     _scale(op, scale, "x", x)

@@ -1,0 +1,14 @@
+#include "cuda/lowrank/indexed_mma_launch.cuh"
+
+namespace lrk {
+inline namespace LRK_TARGET {
+namespace lowrank {
+
+template Status launch_indexed_project<BFloat16>(IndexedTile, bool, int64_t, const IndexedProjectMmaParameters&,
+                                                  const Context&);
+template Status launch_indexed_linear<BFloat16>(IndexedTile, bool, const IndexedLinearMmaParameters&, const Context&);
+template Status launch_indexed_grad<BFloat16>(IndexedTile, const IndexedGradMmaParameters&, const Context&);
+
+}  // namespace lowrank
+}  // namespace LRK_TARGET
+}  // namespace lrk
