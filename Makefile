@@ -18,14 +18,15 @@ BUILD := $(ROOT)/build/cmake
 OUT ?= $(ROOT)/build/device
 
 ifdef PYTHON
-  PY := $(PYTHON)
+  PY := $(abspath $(shell command -v $(PYTHON)))
   ENVIRONMENT :=
-  export PATH := $(dir $(shell command -v $(PYTHON))):$(PATH)
 else
   PY := $(ROOT)/.venv/bin/python
   ENVIRONMENT := .venv/.installed
-  export PATH := $(ROOT)/.venv/bin:$(PATH)
 endif
+# cmake and ninja of that environment come first.
+export PATH := $(patsubst %/,%,$(dir $(PY))):$(PATH)
+JOBS := $(shell getconf _NPROCESSORS_ONLN)
 
 # The package and the C++ tests share one CMake build.
 export LRK_BUILD_DIR := $(BUILD)
@@ -34,7 +35,7 @@ export LRK_EMULATOR := 1
 PYTEST_PARALLEL = $(shell $(PY) -c "import xdist" 2> /dev/null && echo --numprocesses auto --maxprocesses 8)
 RUN_PYTEST = OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest tests $(PYTEST_PARALLEL)
 CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
-            $(if $(shell command -v ninja),-GNinja)
+            $(if $(shell PATH='$(PATH)' command -v ninja),-GNinja)
 
 .PHONY: all demo test check bench device device-test environment package cpp lint wheel-test checked sanitize clean
 
@@ -58,7 +59,7 @@ package: environment
 cpp: environment
 	@$(CONFIGURE) -B $(BUILD) > $(ROOT)/build-configure.log 2>&1 || (cat $(ROOT)/build-configure.log; false)
 	@rm -f $(ROOT)/build-configure.log
-	@cmake --build $(BUILD) --parallel
+	@cmake --build $(BUILD) --parallel $(JOBS)
 	@ctest --test-dir $(BUILD) --parallel 2 --output-on-failure
 
 lint: environment
@@ -90,7 +91,7 @@ wheel-test: environment
 CHECKED := $(ROOT)/build/checked
 checked: environment
 	@$(CONFIGURE) -B $(CHECKED) -DLRK_CUDA=OFF -DLRK_EMULATOR=CHECKED
-	@cmake --build $(CHECKED) --parallel
+	@cmake --build $(CHECKED) --parallel $(JOBS)
 	@ctest --test-dir $(CHECKED) -R 'emulator|cuda|mutant' --output-on-failure
 	@LRK_EMULATOR=checked LRK_CUDA=0 LRK_BUILD_DIR=$(CHECKED) \
 	  $(PY) setup.py --quiet build --build-lib $(CHECKED)/python --build-temp $(CHECKED)/extensions
@@ -99,7 +100,7 @@ checked: environment
 
 sanitize: environment
 	@$(CONFIGURE) -B $(ROOT)/build/sanitize -DLRK_CUDA=OFF -DLRK_SANITIZE=address,undefined
-	@cmake --build $(ROOT)/build/sanitize --parallel
+	@cmake --build $(ROOT)/build/sanitize --parallel $(JOBS)
 	@ctest --test-dir $(ROOT)/build/sanitize --output-on-failure
 
 bench: package cpp
@@ -110,8 +111,10 @@ device-test: package
 	@$(PY) -m pytest tests/device -rs $(PYTEST)
 
 device: package
+	@$(PY) -c "import torch, lrkernels as l; i = l.build_info(); print(i); \
+	  assert i['cuda'], 'this build has no CUDA kernels'; assert torch.cuda.is_available(), 'torch sees no GPU'"
 	@mkdir -p $(OUT)
-	@$(CONFIGURE) -B $(BUILD) && cmake --build $(BUILD) --parallel
+	@$(CONFIGURE) -B $(BUILD) && cmake --build $(BUILD) --parallel $(JOBS)
 	@failed=0; \
 	$(PY) -m pytest tests -rs 2>&1 | tee $(OUT)/tests.log || failed=1; \
 	ctest --test-dir $(BUILD) --output-on-failure 2>&1 | tee $(OUT)/ctest.log || failed=1; \

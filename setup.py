@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension
 
 ROOT = Path(__file__).resolve().parent
 CUDA = os.environ.get("LRK_CUDA", "1") == "1"
@@ -25,13 +25,14 @@ class CMakeThenExtensions(BuildExtension):
         configure += [f"-DLRK_CUDA={'ON' if nvcc else 'OFF'}", f"-DLRK_EMULATOR={EMULATOR}"]
         missing = "no nvcc was found when the package was built" if CUDA else "the package was built with LRK_CUDA=0"
         configure.append(f"-DLRK_WITHOUT_CUDA_REASON={missing}")
-        if shutil.which("ninja"):
+        if ninja := shutil.which("ninja"):
             # Said every time: an earlier isolated build may have left the path of a ninja that is gone.
-            configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"]
+            configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={os.path.abspath(ninja)}"]
         if nvcc:
             configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
         subprocess.check_call(configure)
-        subprocess.check_call(["cmake", "--build", str(BUILD), "--parallel", "--target", *targets])
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        subprocess.check_call(["cmake", "--build", str(BUILD), "--parallel", jobs, "--target", *targets])
         archives = [str(BUILD / f"lib{target}.a") for target in targets]
         link = ["-Wl,--start-group", *archives, "-Wl,--end-group", "-Wl,--exclude-libs,ALL", "-lpthread", "-ldl"]
         if nvcc:
@@ -54,10 +55,10 @@ class CMakeThenExtensions(BuildExtension):
     @staticmethod
     def cuda_compiler() -> Path | None:
         """The real nvcc, not a wrapper script around it: the toolkit's libraries lie beside the real one."""
-        found = os.environ.get("LRK_NVCC") or shutil.which("nvcc")
-        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-        if home and (Path(home) / "bin" / "nvcc").exists() and not os.environ.get("LRK_NVCC"):
-            found = str(Path(home) / "bin" / "nvcc")
+        # What torch looks for when it was built with CUDA: nvcc on the PATH, /usr/local/cuda.
+        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or CUDA_HOME
+        in_home = shutil.which("nvcc", path=Path(home, "bin")) if home else None
+        found = os.environ.get("LRK_NVCC") or in_home or shutil.which("nvcc")
         if not found or not CUDA:
             return None
         # nvcc --dryrun prints where it lives even when a shell script stands on the PATH.
