@@ -264,6 +264,14 @@ def test_a_device_without_a_kernel_gets_the_plain_expression_and_one_warning():
     assert strict.returncode != 0 and "LRK_STRICT=1" in strict.stderr
 
 
+def test_a_device_says_why_the_kernels_cannot_run_on_it():
+    beyond_the_last = lrkernels._kernels.cuda_device_problem(torch.cuda.device_count())
+    info = lrkernels.build_info()
+    assert beyond_the_last.startswith("cudaSetDevice: " if info["cuda"] else info["cuda_reason"])
+    assert len(info["gpus"]) == torch.cuda.device_count()
+    assert all(gpu.endswith(": the kernels run on it") for gpu in info["gpus"])
+
+
 @pytest.mark.parametrize("isa", ("avx2", "portable"))
 def test_older_processors(isa):
     if isa == "avx2" and "avx2" not in lrkernels.build_info()["cpu_features"]:

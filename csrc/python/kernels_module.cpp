@@ -6,6 +6,7 @@
 
 #include "device/philox.h"
 #include "lrk/build_info.h"
+#include "lrk/cuda_device.h"
 #include "python/lowrank_module.h"
 
 namespace py = pybind11;
@@ -41,6 +42,8 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("build_info", &build_info, "Version, compiler, compiled architectures, and why CUDA is or is not there.");
   m.def("cpu_features", &lrk::cpu_features, "Instruction sets of this CPU among those the kernels ask about.");
   m.def("cpu_isa", &lrk::cpu_isa, "What the CPU kernels use here: avx512, avx2 or portable.");
+  m.def("cuda_device_problem", &lrk::cuda_device_problem, py::arg("device"),
+        "Why the CUDA kernels cannot run on this device; empty when they can.");
   m.def("philox", &philox, py::arg("seed"), py::arg("count"),
         "32 random bits for each element index below count: Philox4x32-10 keyed by seed.");
   lrk::python::add_lowrank(m);

@@ -1,4 +1,6 @@
 // The backends this build does without answer nullptr, so that callers need no preprocessor.
+#include "lrk/build_info.h"
+#include "lrk/cuda_device.h"
 #include "lrk/lowrank.h"
 #include "lrk/lowrank_indexed.h"
 
@@ -7,6 +9,7 @@ namespace lrk {
 #if !LRK_HAVE_CUDA
 const LowRankBackend* lowrank_cuda() { return nullptr; }
 const IndexedBackend* lowrank_indexed_cuda() { return nullptr; }
+std::string cuda_device_problem(int) { return build_info().cuda_reason; }
 #endif
 #if !LRK_HAVE_EMULATOR
 const LowRankBackend* lowrank_cuda_emulated() { return nullptr; }

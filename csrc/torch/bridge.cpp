@@ -238,12 +238,12 @@ Execution::Execution(const char* op, const Tensor& on) : running_(op) {
 
 namespace {
 
+constexpr const char* kPrinted = " (torch printed why on standard error)";  // before 2.13, which can be asked
+
 template <size_t count>
-Tensor call(const char* name, const char* overload, std::array<StableIValue, count> stack) {
-  if (torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS) {
-    fail(running_op, std::string(name) + " failed" +
-                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
-  }
+Tensor call(const char* name, const char* overload, const Tensor& on, std::array<StableIValue, count> stack) {
+  if (torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
+    fail(running_op, std::string(name) + " failed on " + device_string(on) + torchs_reason(kPrinted));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -251,7 +251,7 @@ Tensor call(const char* name, const char* overload, std::array<StableIValue, cou
 
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   using torch::stable::detail::from;
-  return call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
+  return call<3>("aten::linear", "", x, {from(x), from(weight), from(bias)});
 }
 
 void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha) {
@@ -259,8 +259,7 @@ void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor
   const Tensor& first = added ? *added : out;  // not read when beta is 0
   if (aoti_torch_cpu_addmm_out(out.get(), first.get(), a.get(), b.get(), added ? 1.0 : 0.0, alpha) !=
       AOTI_TORCH_SUCCESS) {
-    fail(running_op, "torch's addmm failed" +
-                         torchs_reason(": out of memory, or a bug of ours, because the arguments were checked"));
+    fail(running_op, std::string("torch's addmm failed") + torchs_reason(kPrinted));
   }
 }
 
@@ -268,7 +267,7 @@ Tensor aten_transpose(const Tensor& matrix) { return stable::transpose(matrix, 0
 
 Tensor aten_multiply(const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;
-  return call<2>("aten::mul", "Tensor", {from(a), from(b)});
+  return call<2>("aten::mul", "Tensor", a, {from(a), from(b)});
 }
 
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims) {

@@ -6,6 +6,7 @@
 
 #include "lrk/build_info.h"
 #include "lrk/lowrank_indexed.h"
+#include "torch/plain.h"
 
 namespace lrk::binding {
 namespace {
@@ -75,6 +76,7 @@ void emulate(bool on) {
   emulating_now = on;
 }
 
+std::string missing_kernels(const Tensor& x) { return why_no_kernels(x.get()); }
 bool has_cuda() { return lowrank_cuda() != nullptr; }
 bool has_emulator() { return lowrank_cuda_emulated() != nullptr; }
 
@@ -102,6 +104,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
   m.def("_force(str kernel) -> ()");
   m.def("_forced() -> str");
   m.def("_emulate(bool on) -> ()");
+  m.def("_why_no_kernels(Tensor x) -> str");
   m.def("_has_cuda() -> bool");
   m.def("_has_emulator() -> bool");
   m.def("_cpu_isa() -> str");
@@ -119,6 +122,7 @@ STABLE_TORCH_LIBRARY_IMPL(lrk, CompositeExplicitAutograd, m) {
   m.impl("_force", TORCH_BOX(&force));
   m.impl("_forced", TORCH_BOX(&forced));
   m.impl("_emulate", TORCH_BOX(&emulate));
+  m.impl("_why_no_kernels", TORCH_BOX(&missing_kernels));
   m.impl("_has_cuda", TORCH_BOX(&has_cuda));
   m.impl("_has_emulator", TORCH_BOX(&has_emulator));
   m.impl("_cpu_isa", TORCH_BOX(&lrk::cpu_isa));

@@ -1,20 +1,21 @@
-// An op's plain torch expression, for the dtypes its device has no kernel for: lrk::_plain_<op>, same schema as the op,
-// defined in Python (ops/_registration.py).
+// An op's plain torch expression, for what the CUDA kernels do not serve: float64, and devices that have no code of ours.
+// lrk::_plain_<op>, same schema as the op, is defined in Python (ops/_registration.py).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include <torch/csrc/stable/library.h>
 
 namespace lrk::binding {
 
-/// Whether the kernels of the device that serves `tensor` take its dtype: those for CUDA have no float64.
-bool has_kernels_for(AtenTensorHandle tensor);
+/// Why no kernel serves `tensor`'s dtype on its device; empty when one does.
+std::string why_no_kernels(AtenTensorHandle tensor);
 
 /// Calls lrk::_plain_<op> in the op's place. `stack` holds the arguments, and the results afterwards.
-void call_plain(const char* op, StableIValue* stack);
+void call_plain(const char* op, const std::string& why, StableIValue* stack);
 
 /// A string as a template argument.
 template <size_t size>
@@ -23,12 +24,12 @@ struct FixedString {
   constexpr FixedString(const char (&literal)[size]) { std::copy_n(literal, size, text); }
 };
 
-/// What is registered for an op: `kernel` (of TORCH_BOX), or the plain expression where the first argument's dtype has
-/// no kernel.
+/// What is registered for an op: `kernel` (of TORCH_BOX), or the plain expression where the first argument has none.
 template <auto kernel, FixedString op>
 void kernel_or_plain(StableIValue* stack, uint64_t arguments, uint64_t results) {
-  if (has_kernels_for(torch::stable::detail::to<AtenTensorHandle>(stack[0]))) return kernel(stack, arguments, results);
-  call_plain(op.text, stack);
+  const std::string why = why_no_kernels(torch::stable::detail::to<AtenTensorHandle>(stack[0]));
+  if (why.empty()) return kernel(stack, arguments, results);
+  call_plain(op.text, why, stack);
 }
 
 }  // namespace lrk::binding

@@ -19,7 +19,8 @@ _lrk = torch.ops.lrk
 
 
 def build_info() -> dict:
-    """Versions, compiled architectures, CPU features, and why CUDA kernels are or are not there."""
+    """Versions, compiled architectures, CPU features, why CUDA kernels are or are not there, and for each GPU that torch
+    sees, whether they run on it."""
     from lrkernels import _kernels
 
     info = dict(_kernels.build_info())
@@ -29,6 +30,10 @@ def build_info() -> dict:
         python=platform.python_version(),
         torch=torch.__version__,
         torch_cuda=torch.version.cuda,
+        gpus=[
+            f"{torch.cuda.get_device_name(i)}: {_kernels.cuda_device_problem(i) or 'the kernels run on it'}"
+            for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        ],
     )
     return info
 

@@ -360,14 +360,14 @@ def register_fallback(name: str, reference: Callable, check: Callable) -> None:
 
     library.impl(name, plain, "CompositeExplicitAutograd")
 
-    def plain_float64(*args, **scalars):
-        if "float64" not in _warned:
-            _warned.add("float64")
-            message = "lrkernels has no float64 kernels on CUDA. The plain torch expression runs instead"
-            warnings.warn(f"{message}; this is said once.", stacklevel=2)
+    def plain_on_cuda(*args, **scalars):
+        why = torch.ops.lrk._why_no_kernels(args[0])
+        if why not in _warned:
+            _warned.add(why)
+            warnings.warn(f"{why}. The plain torch expression runs instead; this is said once.", stacklevel=2)
         check(*args, **scalars)
         return reference(*args, **scalars)
 
-    # The CUDA backend hands over float64 here (csrc/torch/plain.cpp), which has seen to LRK_STRICT.
+    # The CUDA backend hands over here what it has no kernel for (csrc/torch/plain.cpp), which has seen to LRK_STRICT.
     library.define(str(overload(name)._schema).replace(f"lrk::{name}", f"_plain_{name}", 1))
-    library.impl(f"_plain_{name}", plain_float64, "CompositeExplicitAutograd")
+    library.impl(f"_plain_{name}", plain_on_cuda, "CompositeExplicitAutograd")

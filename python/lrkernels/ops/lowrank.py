@@ -115,7 +115,9 @@ def lowrank_linear(
 
     Args:
         x: ``[..., in]``, any leading dimensions and strides; float32, float64, bfloat16 or float16.
-        down, up: ``[rank, in]`` and ``[out, rank]`` (LoRA's A and B), x's dtype, or float32 next to a half x.
+        down, up: ``[rank, in]`` and ``[out, rank]`` (LoRA's A and B), x's dtype, or float32 next to a half x. On CUDA
+            the tensor cores read such factors, and the projected values, rounded to x's dtype (as under autocast): in
+            float16 what is beyond 65504 overflows. Sums are float32 everywhere.
         weight: ``[out, in]``, x's dtype. Without ``weight`` and ``base`` the layer is purely low-rank.
         bias: ``[out]``, x's dtype or float32.
         core: ``[rank, rank]`` between the factors.
