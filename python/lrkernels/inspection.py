@@ -19,8 +19,8 @@ _lrk = torch.ops.lrk
 
 
 def build_info() -> dict:
-    """Versions, compiled architectures, CPU features, why CUDA kernels are or are not there, and for each GPU that torch
-    sees, whether they run on it."""
+    """Versions, compiled architectures, CPU features, why CUDA kernels are or are not there, and each GPU that torch
+    sees, with whether they run on it."""
     from lrkernels import _kernels
 
     info = dict(_kernels.build_info())
