@@ -166,16 +166,6 @@ def test_disabled_and_merged_adapters_are_the_base_layer():
     assert_equal_to_stock(stock, fused, x)
 
 
-def test_batches_of_adapter_names_are_left_to_peft():
-    model = peft_layers()
-    model.add_adapter("other", lora_config(r=3, target_modules=["first"], task_type=None))
-    stock, fused = stock_and_fused(model.eval())
-    x, names = torch.randn(3, 24), ["default", "other", "__base__"]
-    y, kernels = kernels_of(lambda: fused(x, adapter_names=names))
-    assert torch.equal(y, stock(x, adapter_names=names)) and not kernels
-    assert_equal_to_stock(stock, fused, x)  # its hooks are gone again
-
-
 def test_dropout_has_torch_s_distribution():
     """With B·A = 1 and W = 0 a layer shows its mask: kept elements 1 / (1 - p), a new one a forward and adapter."""
     width, p = 512, 0.25

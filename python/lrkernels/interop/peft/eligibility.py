@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from peft.tuners.lora.layer import Conv1D
+from peft.tuners.lora.model import _adapter_names_pre_forward_hook
 from torch import nn
 from torch.nn.modules import module as torch_module
 
@@ -35,7 +36,7 @@ def layer_obstacle(layer: nn.Module) -> str | None:
     """Why no adapter of this layer can be fused: its own and its base layer's reasons."""
     if torch_module._has_any_global_hook():
         return "hooks for all modules are registered, and the layers inside would not be called"
-    if not call_is_forward(layer):
+    if not (call_is_forward(layer) or _only_told_adapter_names(layer)):
         return f"the layer {_RELIES_ON_CALLS}"
     base = layer._modules["base_layer"]
     if not call_is_forward(base):
@@ -70,6 +71,16 @@ def adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
     if lora_A.shape != (rank, layer.in_features) or lora_B.shape != (layer.out_features, rank):
         return "lora_A or lora_B does not have the adapter's shape: it is a shard, or gathered only when called"
     return None
+
+
+def _only_told_adapter_names(layer: nn.Module) -> bool:
+    """PEFT hands ``adapter_names`` to its layers by a hook on each, which has fired when their forward begins."""
+    state = layer.__dict__
+    return not (
+        state["_forward_hooks"] or state["_backward_hooks"] or state["_backward_pre_hooks"] or "forward" in state
+    ) and all(
+        getattr(hook, "func", None) is _adapter_names_pre_forward_hook for hook in state["_forward_pre_hooks"].values()
+    )
 
 
 def _variant(variant: object) -> str:

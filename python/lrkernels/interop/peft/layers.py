@@ -6,6 +6,8 @@ Importing this module imports PEFT. Pickled accelerated models refer to the clas
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from lrkernels.interop.peft.dora import add_dora, is_dora
 from lrkernels.interop.peft.eligibility import adapter_obstacle, layer_obstacle
+from lrkernels.interop.peft.mixed_batch import adapters_of_batch, add_indexed, can_index
 from lrkernels.interop.peft.weights import adapter_layers, dense_weight
 from lrkernels.nn.base_layer import factors_beside
 from lrkernels.ops import lowrank_linear
@@ -25,18 +28,27 @@ class FusedForward:
 
         y = base_layer(x) + Σ scaling·drop(x)·lora_Aᵀ·lora_Bᵀ    over the active adapters
 
+    or, with ``adapter_names``, over the one adapter of each sample (``mixed_batch``).
+
     Everything that may change between two calls (active, disabled and merged adapters, scalings, train mode, hooks,
     dtypes) is read in every call.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not (args or kwargs or self._disable_adapters or self.merged_adapters):  # arguments: adapter_names
-            known = self._modules["lora_A"]._modules
-            adapters = [name for name in self.active_adapters if name in known]
-            if adapters and _can_fuse(self, x, adapters):
-                y = _fused(self, x, adapters)
-                if y is not None:
-                    return y
+        if not (args or self._disable_adapters or self.merged_adapters):
+            y = None
+            if not kwargs:
+                known = self._modules["lora_A"]._modules
+                adapters = [name for name in self.active_adapters if name in known]
+                if adapters and _can_fuse(self, x, adapters):
+                    y = _fused(self, x, adapters, _add_adapters)
+            elif kwargs.keys() == {"adapter_names"} and self._takes_adapter_names:
+                names = kwargs["adapter_names"]
+                adapters = adapters_of_batch(self, names) if isinstance(names, (list, tuple)) else []
+                if adapters and _can_fuse(self, x, adapters) and can_index(self, x, names, adapters):
+                    y = _fused(self, x, names, add_indexed)
+            if y is not None:
+                return y
         return super().forward(x, *args, **kwargs)
 
 
@@ -55,8 +67,11 @@ def _can_fuse(layer: nn.Module, x: Tensor, adapters: list[str]) -> bool:
     return True
 
 
-def _fused(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor | None:
-    """The layer's output; None when what the base layer returned is not [..., out] in a dtype of the op."""
+def _fused(layer: nn.Module, x: Tensor, adapters: Sequence[str], add: Callable[..., Tensor]) -> Tensor | None:
+    """``add(layer, x, adapters, y, weight, bias)``, with the base layer's output as ``y`` or with its weight and bias.
+
+    None when what the base layer returned is not [..., out] in a dtype of the op.
+    """
     base_layer = layer._modules["base_layer"]
     weight = dense_weight(base_layer)
     if weight is not None:
@@ -68,9 +83,9 @@ def _fused(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor | None:
         if torch.is_autocast_enabled(x.device.type):
             # The base layer chose the output's dtype, which autocast must not change; the op mixes dtypes by itself.
             with torch.autocast(x.device.type, enabled=False):
-                return _add_adapters(layer, x.to(y.dtype), adapters, y, None, None)
+                return add(layer, x.to(y.dtype), adapters, y, None, None)
         x = x.to(y.dtype)
-    return _add_adapters(layer, x, adapters, y, weight, bias)
+    return add(layer, x, adapters, y, weight, bias)
 
 
 def _add_adapters(
@@ -137,6 +152,8 @@ def fused_class(stock: type) -> type | None:
     if stock.__name__ not in globals():
         # PEFT's own name, which repr and PEFT's messages show.
         members = {"__module__": __name__, "__doc__": stock.__doc__}
+        # Some quantised layers of PEFT take x alone: their forward raises TypeError for adapter_names.
+        members["_takes_adapter_names"] = "kwargs" in inspect.signature(stock.forward).parameters
         globals()[stock.__name__] = type(stock.__name__, (FusedForward, stock), members)
     return globals()[stock.__name__]
 
