@@ -30,7 +30,7 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
     embeddings, convolutions, attention and bare parameters, other methods than LoRA; layers with hooks on them or on a
     layer inside, DTensors and shards, because there the layers inside have to be called. The same rules are applied
     again in every forward, so a hook registered later is honoured, and the layer is fused again once it is gone. Also
-    left to PEFT is a forward with further arguments, among them the ``adapter_names`` of a mixed batch.
+    left to PEFT is a forward with further arguments.
 
     The report tells what holds now. Layers that PEFT adds later (``add_adapter`` with other target modules) run
     as stock until the next call; adapters added to a fused layer are fused at once. A model pickled whole needs
