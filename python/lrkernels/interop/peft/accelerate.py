@@ -24,6 +24,8 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
     adapter and forward: the distribution is torch's, the mask is not. Factors in half precision beside float32
     activations are cast up, where PEFT casts the activations down. DoRA is fused where the base layer's weight is
     plain: the row norms are those of the merged weight, constant to the gradient as in PEFT, whose dropout it keeps.
+    A batch with ``adapter_names`` (mixed ranks, "__base__", beam search) is one ``lowrank_linear_indexed`` a layer;
+    PEFT computes it where one of its adapters has lora_bias or dropout that is on, or their dtypes differ.
 
     Left to PEFT, each with its reason in the report: layers whose adapters are all of another kind (aLoRA, Arrow, ...;
     a layer that has plain adapters too is fused while only these are active), DoRA over a quantised layer, LoRA of

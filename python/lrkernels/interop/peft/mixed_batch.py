@@ -4,9 +4,9 @@
 
 A sample of "__base__", or of an adapter that this layer does not have, gets the base layer's output.
 
-The factors of the adapters that a batch names are stacked in every call, and the copies live no longer: adapters may be
-trained, replaced or moved between two calls. Measured on a CPU, 8 adapters of 2048 features and rank 16 to 64: 15 to 30 %
-of the layer's call for a token a sample, at most 5 % for 32 tokens.
+The factors of the adapters that a batch names are stacked in every call, and the copies live no longer: adapters may
+be trained, replaced or moved between two calls. Measured on a CPU, 8 adapters of 2048 features and rank 16 to 64: 15 to
+30 % of the layer's call for a token a sample, at most 5 % for 32 tokens.
 """
 
 from __future__ import annotations
