@@ -74,22 +74,38 @@ def test_peft_s_layers_for_gptq_and_awq(stock_class):
     assert type(fused[0]) is stock_class
 
 
-def test_bitsandbytes_4bit():
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+def bitsandbytes_linear(bits):
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (requirements-dev.txt)")
+    if bits == 4:
+        return bitsandbytes.nn.Linear4bit(64, 128, compute_dtype=torch.float32, quant_type="nf4")
+    return bitsandbytes.nn.Linear8bitLt(64, 128, has_fp16_weights=False, threshold=6.0)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.filterwarnings("ignore:.*inputs will be cast.*")
+def test_bitsandbytes(bits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128))
-    quantised = bitsandbytes.nn.Linear4bit(64, 128, compute_dtype=torch.float32, quant_type="nf4")
+    quantised = bitsandbytes_linear(bits)
     quantised.load_state_dict(model[0].state_dict())
     model[0] = quantised.to("cpu")
-    model.is_loaded_in_4bit = True
+    setattr(model, f"is_loaded_in_{bits}bit", True)
     config = lora_config(target_modules=["0"], task_type=None)
-    stock, fused = stock_and_fused(peft.get_peft_model(model, config))
-    assert isinstance(fused.base_model.model[0], peft.tuners.lora.Linear4bit)
-    assert_equal_to_stock(stock, fused, torch.randn(6, 64))
+    model = peft.get_peft_model(model, config)
+    model.add_adapter("other", lora_config(r=3, target_modules=["0"], task_type=None))
+    stock, fused = stock_and_fused(model)
+    stock_class = peft.tuners.lora.Linear4bit if bits == 4 else peft.tuners.lora.Linear8bitLt
+    assert isinstance(fused.base_model.model[0], stock_class)
+    x = torch.randn(6, 64)
+    assert_equal_to_stock(stock, fused, x)
+    names = ["other", "__base__", "default"] * 2
+    y, kernels = kernels_of(lambda: fused.eval()(x, adapter_names=names))
+    torch.testing.assert_close(y, stock.eval()(x, adapter_names=names))
+    assert any("indexed" in kernel for kernel in kernels)
 
 
 def test_torchao_int8():
-    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed (requirements-dev.txt)")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128))
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
