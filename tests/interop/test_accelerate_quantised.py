@@ -5,26 +5,19 @@ import pickle
 
 import pytest
 import torch
-from peft_models import assert_equal_to_stock, kernels_of, lora_config, outputs, peft, peft_layers, stock_and_fused
+from peft_models import (
+    Int8Linear,
+    assert_equal_to_stock,
+    kernels_of,
+    lora_config,
+    outputs,
+    peft,
+    peft_layers,
+    stock_and_fused,
+)
 from torch import nn
 
 import lrkernels
-
-
-class Int8Linear(nn.Linear):
-    """A stand-in: an int8 weight with one scale a row, multiplied in float32 and returned in ``output_dtype``."""
-
-    def __init__(self, linear, output_dtype=torch.float32):
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
-        self.weight = nn.Parameter((linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
-        self.register_buffer("scale", scale)
-        self.output_dtype = output_dtype
-
-    def forward(self, x):
-        weight = self.weight.float() * self.scale
-        with torch.autocast("cpu", enabled=False):
-            return nn.functional.linear(x.float(), weight).to(self.output_dtype)
 
 
 def quantised_model(output_dtype=torch.float32, **options):

@@ -4,8 +4,17 @@ import copy
 
 import pytest
 import torch
-from peft_models import kernels_of, lora_config, outputs, peft, peft_layers, peft_llama, stock_and_fused, transformers
-from test_accelerate_quantised import Int8Linear
+from peft_models import (
+    Int8Linear,
+    kernels_of,
+    lora_config,
+    outputs,
+    peft,
+    peft_layers,
+    peft_llama,
+    stock_and_fused,
+    transformers,
+)
 from torch import nn
 
 NAMES = ["other", "__base__", "default", "bare", "other", "default"]
