@@ -282,6 +282,9 @@ void misaligned_kernel() { ptx::load_shared_16(ptx::shared_address(dynamic_share
 void missing_thread_kernel() {
   if (threadIdx.x != 7) __syncthreads();
 }
+void half_warps_kernel() {
+  if (threadIdx.x % 32 < 16) emulator::barrier_sync(1, 32);
+}
 void mixed_operations_kernel() {
   if (threadIdx.x % 2 == 0)
     __syncwarp();
@@ -302,6 +305,8 @@ void test_faults() {
   expect(mentions(start(out_of_bounds_kernel, dim3(1), dim3(32), 64), "past the end"), "a shared access past the end");
   expect(mentions(start(misaligned_kernel, dim3(1), dim3(32), 64), "not a multiple of 16"), "a misaligned access");
   expect(mentions(start(missing_thread_kernel, dim3(5), dim3(64), 0), "deadlock"), "a thread missing at a barrier");
+  expect(mentions(start(half_warps_kernel, dim3(1), dim3(64), 0), "only lanes 0x0000ffff of warp 0 came"),
+         "a barrier that counts halves of warps");
   expect(mentions(start(mixed_operations_kernel, dim3(1), dim3(32), 0), "different operations"), "a divergent warp");
   expect(mentions(start(foreign_lane_kernel, dim3(1), dim3(32), 0), "not in the mask"), "a shuffle from outside");
   expect(mentions(start(past_the_end_kernel, dim3(1), dim3(32), 100), "past the end"), "a plain write past the end");

@@ -1,5 +1,8 @@
 // Barriers that not all reach, waits that never end, and warps that come apart: reported in every mode with kernel,
 // block and thread, and in checked mode with the line where the thread waits.
+#include "device/ptx/ldmatrix.cuh"
+#include "device/ptx/mma.cuh"
+#include "device/ptx/stmatrix.cuh"
 #include "device/smem.cuh"
 #include "device/spin.cuh"
 #include "emulator_test.h"
@@ -39,6 +42,84 @@ void comes_twice() {
 template <bool kBug>
 void counts_by_halves() {
   emulator::barrier_sync(kBug ? 16 : 15, 64);  // [barrier 16]
+}
+
+// --- .aligned: a warp takes a barrier, mma, ldmatrix and stmatrix as one.
+
+/// Half of each of two warps makes 32 threads, but a GPU would count both warps.
+template <bool kBug>
+void counts_half_warps() {
+  if (kBug ? threadIdx.x % 32 >= 16 : threadIdx.x < 32) emulator::barrier_sync(3, 32);  // [half warps]
+}
+
+template <bool kBug>
+void arrives_by_halves() {
+  if (threadIdx.x >= 32) emulator::barrier_sync(3, 64);
+  if (kBug ? threadIdx.x < 16 : threadIdx.x < 32) emulator::barrier_arrive(3, 64);
+  if (kBug && threadIdx.x >= 16 && threadIdx.x < 32) emulator::barrier_sync(3, 64);  // [sync of a half]
+}
+
+/// All threads come to __syncthreads, but not to the same one.
+template <bool kBug>
+void syncs_in_two_branches(int* out) {
+  if (kBug && threadIdx.x % 32 < 8) {
+    out[threadIdx.x] = 1;
+    __syncthreads();  // [branch]
+  } else {
+    out[threadIdx.x] = 2;
+    __syncthreads();  // [other branch]
+  }
+}
+
+template <bool kBug>
+void loads_in_two_branches(uint32_t* out) {
+  auto* shared = dynamic_shared<uint32_t>();
+  shared[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  const uint32_t row = ptx::shared_address(shared) + threadIdx.x % 8 * 16;
+  uint32_t fragment[1];
+  if (kBug && threadIdx.x >= 16) {
+    ptx::ldmatrix_x1(fragment, row);  // [upper ldmatrix]
+    out[threadIdx.x] = fragment[0] + 1;
+  } else {
+    out[threadIdx.x] = 0;
+    ptx::ldmatrix_x1(fragment, row);  // [lower ldmatrix]
+    out[threadIdx.x] += fragment[0];
+  }
+}
+
+/// The same instruction by name, for one matrix and for two.
+template <bool kBug>
+void loads_unlike_counts(uint32_t* out) {
+  auto* shared = dynamic_shared<uint32_t>();
+  for (unsigned i = threadIdx.x; i < 64; i += 32) shared[i] = i;
+  __syncthreads();
+  const uint32_t row = ptx::shared_address(shared) + threadIdx.x % 16 * 16;
+  uint32_t fragment[2] = {};
+  if (kBug && threadIdx.x == 31) {
+    uint32_t one[1];
+    ptx::ldmatrix_x1(one, row);  // [one matrix]
+    fragment[0] = one[0];
+  } else {
+    ptx::ldmatrix_x2(fragment, row);  // [two matrices]
+  }
+  out[threadIdx.x] = fragment[0] + fragment[1];
+}
+
+template <bool kBug>
+void stores_by_some_lanes() {
+  const uint32_t fragment[1] = {threadIdx.x};
+  if (kBug && threadIdx.x % 4 == 3) return;
+  ptx::stmatrix_x1(ptx::shared_address(dynamic_shared<char>()) + threadIdx.x % 8 * 16, fragment);  // [stmatrix]
+}
+
+template <bool kBug>
+void multiplies_by_some_lanes() {
+  const uint32_t a[4] = {}, b[2] = {};
+  float d[4] = {};
+  if (kBug && threadIdx.x == 45) __syncwarp(1u << 13);
+  if (!kBug || threadIdx.x != 45) ptx::mma_m16n8k16<BFloat16>(d, a, b[0], b[1]);  // [mma]
+  __syncthreads();  // [after mma]
 }
 
 template <bool kBug>
@@ -126,6 +207,49 @@ void test_barriers() {
   expect_silence(start(counts_by_halves<false>, dim3(1), dim3(64), 0), "counts_by_halves");
 }
 
+void test_whole_warps() {
+  uint32_t values[64];
+  auto* const words = values;
+  auto* const numbers = reinterpret_cast<int*>(values);
+  GlobalMemory memory;
+  memory.writes(values, sizeof(values));
+  expect_report(__FILE__, start(counts_half_warps<true>, dim3(1), dim3(64), 0),
+                {"counts_half_warps<true>", 0, 16,
+                 "bar.sync is .aligned, whole warps take it: here only lanes 0xffff0000 of warp 0 came; thread 0 is "
+                 "missing: it has exited", "half warps"});
+  expect_silence(start(counts_half_warps<false>, dim3(1), dim3(64), 0), "counts_half_warps");
+  expect_report(__FILE__, start(arrives_by_halves<true>, dim3(1), dim3(64), 0),
+                {"arrives_by_halves<true>", 0, 16,
+                 "lanes of one warp come to barrier 3 by different instructions: bar.sync and bar.arrive",
+                 "sync of a half"});
+  expect_silence(start(arrives_by_halves<false>, dim3(1), dim3(64), 0), "arrives_by_halves");
+  expect_report(__FILE__, start(syncs_in_two_branches<true>, dim3(1), dim3(64), 0, numbers),
+                {"syncs_in_two_branches<true>", 0, 8,
+                 "__syncthreads is .aligned, a warp takes it in one place: the lanes of warp 0 come from two; thread 0 "
+                 "came", "other branch", "branch"});
+  expect_silence(start(syncs_in_two_branches<false>, dim3(1), dim3(64), 0, numbers), "syncs_in_two_branches");
+  expect_report(__FILE__, start(loads_in_two_branches<true>, dim3(1), dim3(32), 128, words),
+                {"loads_in_two_branches<true>", 0, 0,  // thread 31 completes the barrier, and so goes on first
+                 "ldmatrix is .aligned, a warp takes it in one place: the lanes of warp 0 come from two; thread 31 came",
+                 "lower ldmatrix", "upper ldmatrix"});
+  expect_silence(start(loads_in_two_branches<false>, dim3(1), dim3(32), 128, words), "loads_in_two_branches");
+  expect_report(__FILE__, start(loads_unlike_counts<true>, dim3(1), dim3(32), 256, words),
+                {"loads_unlike_counts<true>", 0, 0,
+                 "lanes of one warp met in different operations: ldmatrix and ldmatrix of another type or size; thread "
+                 "31 waits in ldmatrix", "two matrices", "one matrix"});
+  expect_silence(start(loads_unlike_counts<false>, dim3(1), dim3(32), 256, words), "loads_unlike_counts");
+  expect_report(__FILE__, start(stores_by_some_lanes<true>, dim3(1), dim3(32), 128),
+                {"stores_by_some_lanes<true>", 0, 0,
+                 "deadlock: this thread waits in stmatrix; 24 of 32 threads wait, 8 have exited; thread 3 never comes: "
+                 "it has exited", "stmatrix"});
+  expect_silence(start(stores_by_some_lanes<false>, dim3(1), dim3(32), 128), "stores_by_some_lanes");
+  expect_report(__FILE__, start(multiplies_by_some_lanes<true>, dim3(1), dim3(64), 0),
+                {"multiplies_by_some_lanes<true>", 0, 0,
+                 "deadlock: this thread waits in __syncthreads; 64 of 64 threads wait, 0 have exited; thread 32 never "
+                 "comes: it waits in mma.m16n8k16", "after mma", "mma"});
+  expect_silence(start(multiplies_by_some_lanes<false>, dim3(1), dim3(64), 0), "multiplies_by_some_lanes");
+}
+
 void test_warps() {
   int values[64];
   int* out = values;
@@ -170,6 +294,7 @@ void test_waits() {
 
 int main() {
   lrk::test_barriers();
+  lrk::test_whole_warps();
   lrk::test_warps();
   lrk::test_waits();
   return lrk::testing::report();

@@ -1,5 +1,6 @@
 #include "device/emulator/block.h"
 
+#include <cstdio>
 #include <string_view>
 
 #include "device/emulator/checker.h"
@@ -9,6 +10,13 @@ namespace lrk::emulator {
 namespace {
 
 std::string number(size_t value) { return std::to_string(value); }
+
+/// "lanes 0xffff0000 of warp 2"
+std::string lanes_of(size_t warp, uint32_t lanes) {
+  char text[32];
+  snprintf(text, sizeof(text), "lanes 0x%08x", unsigned(lanes));
+  return text + std::string(" of warp ") + number(warp);
+}
 
 }  // namespace
 
@@ -44,7 +52,10 @@ void Block::begin(Dim3 index) {
   }
   for (Warp& warp : warps_) warp = Warp{};
   for (uint32_t& lanes : lanes_waiting_) lanes = 0;
-  for (Barrier& barrier : barriers_) barrier = Barrier{0, 0, std::vector<bool>(threads_.size())};
+  for (Barrier& barrier : barriers_) {
+    barrier.expected = barrier.arrived = 0;
+    barrier.of_warp.assign(warps_.size(), WarpArrival{});
+  }
   if (checker_) {
     const size_t linear = (size_t(index.z) * launch_.grid.y + index.y) * launch_.grid.x + index.x;
     checker_->begin_block(uint32_t(linear + 1));
@@ -100,8 +111,11 @@ void Block::fail(Fault fault) {
   watching = nullptr;
   if (!failed_) {
     failed_ = true;
-    fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);
-    fault.block = index_, fault.has_thread = true, fault.thread_index = threads_[fault.thread].index;
+    if (!fault.has_thread) {
+      fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);
+      fault.has_thread = true;
+    }
+    fault.block = index_, fault.thread_index = threads_[fault.thread].index;
     if (fault.stack.empty()) fault.stack = call_stack();
     failure_ = std::move(fault);
   }
@@ -130,27 +144,71 @@ void Block::barrier(unsigned id, size_t count, bool wait_too, const char* operat
   if (barrier.expected != count)
     fault(std::string(operation) + ": " + number(count) + " threads at barrier " + number(id) +
           ", where others said " + number(barrier.expected));
-  if (barrier.came[running_])
+  if (barrier.came(running_))
     fault(std::string(operation) + ": this thread comes twice to one phase of barrier " + number(id));
-  barrier.came[running_] = true;
+  WarpArrival& warp = barrier.of_warp[running_ / kWarpSize];
+  if (warp.lanes == 0) {
+    warp.operation = operation, warp.at = pc;
+  } else {
+    const size_t other = running_ / kWarpSize * kWarpSize + size_t(__builtin_ctz(warp.lanes));
+    if (std::string_view(warp.operation) != operation)
+      fault(std::string("lanes of one warp come to barrier ") + number(id) + " by different instructions: " +
+            operation + " and " + warp.operation);
+    expect_same_place(operation, pc, warp.at, other);
+  }
+  warp.lanes |= 1u << lane();
   if (!wait_too && checker_) checker_->arrive(id);
   if (++barrier.arrived < barrier.expected) {
     if (!wait_too) return;
     threads_[running_].barrier = int(id);
     return wait(State::kWaiting, operation, pc);
   }
+  expect_whole_warps(barrier);
   std::vector<size_t> waited;
   if (wait_too) waited.push_back(running_);
   for (size_t i = 0; i < threads_.size(); ++i)
     if (threads_[i].barrier == int(id)) waited.push_back(i), release(i);
   if (checker_) checker_->complete(id, waited);
   barrier.arrived = 0;
-  barrier.came.assign(threads_.size(), false);
+  for (WarpArrival& arrival : barrier.of_warp) arrival.lanes = 0;
+}
+
+/// A GPU counts a warp that comes as 32 threads, whatever lanes are active: halves of two warps would pass for both.
+void Block::expect_whole_warps(const Barrier& barrier) {
+  for (size_t warp = 0; warp < barrier.of_warp.size(); ++warp) {
+    const WarpArrival& arrival = barrier.of_warp[warp];
+    if (arrival.lanes == 0 || arrival.lanes == kAllLanes) continue;
+    const size_t missing = warp * kWarpSize + size_t(__builtin_ctz(~arrival.lanes));
+    Fault fault;
+    fault.what = std::string(arrival.operation) + " is .aligned, whole warps take it: here only " +
+                 lanes_of(warp, arrival.lanes) + " came";
+    fault.has_thread = true, fault.thread = warp * kWarpSize + size_t(__builtin_ctz(arrival.lanes));
+    fault.stack = {arrival.at};
+    const Thread& other = threads_[missing];
+    const bool waits = other.state == State::kWaiting || other.state == State::kSpinning;
+    fault.related.push_back({"thread " + number(missing) + " is missing" +
+                                 (other.state == State::kFinished ? std::string(": it has exited")
+                                  : waits                         ? std::string(": it waits in ") + other.waiting_for
+                                                                  : std::string()),
+                             waits ? other.waiting_at : nullptr});
+    fail(std::move(fault));
+  }
+}
+
+/// `other_pc`: where thread `other` of the same warp called. Compilers copy code, so addresses say nothing by
+/// themselves; lines are known in checked mode.
+void Block::expect_same_place(const char* operation, const void* pc, const void* other_pc, size_t other) {
+  if (!checker_ || pc == other_pc || same_place(pc, other_pc)) return;
+  Fault fault;
+  fault.what = std::string(operation) + " is .aligned, a warp takes it in one place: the lanes of warp " +
+               number(running_ / kWarpSize) + " come from two";
+  fault.related.push_back({"thread " + number(other) + " came", other_pc});
+  fail(std::move(fault));
 }
 
 // --- Warps.
 
-void Block::warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
+void Block::warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
                             void (*work)(Warp&, const void*), const void* closure, const void* pc) {
   const size_t index = running_ / kWarpSize, first = index * kWarpSize;
   Warp& warp = warps_[index];
@@ -158,17 +216,29 @@ void Block::warp_rendezvous(const char* operation, uint32_t mask, const void* in
   const int self = lane();
   if ((mask >> self & 1) == 0) fault(std::string(operation) + ": the calling lane is not in its own mask");
   const auto same = [&](const LaneSlot& slot) {
-    return slot.mask == mask && (slot.operation == operation || std::string_view(slot.operation) == operation);
+    return slot.mask == mask && slot.work == work &&
+           (slot.operation == operation || std::string_view(slot.operation) == operation);
   };
   // Lanes that wait with masks of their own may yet come here; one that waits for this lane elsewhere never will.
   for (uint32_t met = waiting & mask; met != 0; met &= met - 1) {
     const LaneSlot& slot = warp.lane[__builtin_ctz(met)];
-    if (same(slot)) break;
-    if ((slot.mask >> self & 1) != 0)
-      fault(std::string("lanes of one warp met in different operations: ") + operation + " and " + slot.operation +
-            (slot.mask != mask ? ", with different masks" : ""));
+    if (same(slot)) {
+      if (aligned) expect_same_place(operation, pc, slot.called_at, first + size_t(__builtin_ctz(met)));
+      break;
+    }
+    if ((slot.mask >> self & 1) == 0) continue;
+    Fault fault;
+    fault.what = std::string("lanes of one warp met in different operations: ") + operation + " and " +
+                 slot.operation;
+    if (slot.mask != mask)
+      fault.what += ", with different masks";
+    else if (std::string_view(slot.operation) == operation)
+      fault.what += " of another type or size";
+    const size_t other = first + size_t(__builtin_ctz(met));
+    fault.related.push_back({"thread " + number(other) + " waits in " + slot.operation, slot.called_at});
+    fail(std::move(fault));
   }
-  warp.lane[self] = {input, output, operation, mask};
+  warp.lane[self] = {input, output, operation, mask, pc, work};
   waiting |= 1u << self;
   bool complete = (waiting & mask) == mask;
   for (uint32_t left = mask; complete && left != 0; left &= left - 1) complete = same(warp.lane[__builtin_ctz(left)]);
@@ -192,7 +262,7 @@ size_t Block::find_missing(size_t waiting) const {
   if (thread.state != State::kWaiting) return waiting;
   if (thread.barrier >= 0) {
     for (size_t i = 0; i < threads_.size(); ++i)
-      if (!barriers_[size_t(thread.barrier)].came[i]) return i;
+      if (!barriers_[size_t(thread.barrier)].came(i)) return i;
     return waiting;
   }
   const size_t warp = waiting / kWarpSize;
@@ -232,6 +302,13 @@ void Block::fail_with_deadlock() {
 
 // --- Memory.
 
+/// Where the kernel called the warp-wide operation that accesses memory for `lanes`. (`pc` lies in its work(warp), which
+/// is a function of the wrapper's unless the compiler inlines it.)
+const void* Block::place_of(uint32_t lanes, const void* pc) const {
+  const LaneSlot& slot = warps_[running_ / kWarpSize].lane[__builtin_ctz(lanes)];
+  return slot.called_at != nullptr ? slot.called_at : pc;
+}
+
 char* Block::shared_access(uint32_t address, size_t bytes, size_t alignment, bool write, const char* operation,
                            uint32_t lanes, const void* pc) {
   if (size_t(address) + bytes > shared_.bytes())
@@ -242,7 +319,7 @@ char* Block::shared_access(uint32_t address, size_t bytes, size_t alignment, boo
           number(alignment));
   char* pointer = shared_.data() + address;
   // The caller's own copy is instrumented.
-  if (checker_ && lanes != kCallingLane) checker_->access_by_lanes(pointer, bytes, write, lanes, pc);
+  if (checker_ && lanes != kCallingLane) checker_->access_by_lanes(pointer, bytes, write, lanes, place_of(lanes, pc));
   return pointer;
 }
 
@@ -250,7 +327,7 @@ const void* Block::global_access(const void* address, size_t bytes, size_t align
                                  const char* operation, uint32_t lanes, const void* pc) {
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0)
     fault(std::string(operation) + ": the global address is misaligned: not a multiple of " + number(alignment));
-  if (checker_ && lanes != kCallingLane) checker_->access_by_lanes(address, bytes, write, lanes, pc);
+  if (checker_ && lanes != kCallingLane) checker_->access_by_lanes(address, bytes, write, lanes, place_of(lanes, pc));
   return address;
 }
 

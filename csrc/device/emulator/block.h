@@ -50,7 +50,7 @@ class Block {
   void count_change() { changes_.fetch_add(1, std::memory_order_relaxed); }
 
   void barrier(unsigned id, size_t count, bool wait, const char* operation, const void* pc);
-  void warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
+  void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
                        void (*work)(Warp&, const void*), const void* closure, const void* pc);
   void spin(const void* pc);
   void spin_done() {
@@ -84,15 +84,24 @@ class Block {
     bool left_a_spin = false;
     AsyncCopies copies;
   };
+  struct WarpArrival {  // of those lanes of a warp that have come
+    uint32_t lanes = 0;
+    const char* operation = nullptr;
+    const void* at = nullptr;  // where the first of them called
+  };
   struct Barrier {
     size_t expected = 0, arrived = 0;
-    std::vector<bool> came;
+    std::vector<WarpArrival> of_warp;
+    bool came(size_t thread) const { return (of_warp[thread / kWarpSize].lanes >> thread % kWarpSize & 1) != 0; }
   };
   static constexpr size_t kStackBytes = 64 << 10;
 
   void wait(State state, const char* operation, const void* pc);
   void release(size_t thread);
+  void expect_whole_warps(const Barrier& barrier);
+  void expect_same_place(const char* operation, const void* pc, const void* other_pc, size_t other);
   size_t find_missing(size_t waiting) const;
+  const void* place_of(uint32_t lanes, const void* pc) const;
   static void thread_main(void* argument);
   void run_kernel();
 

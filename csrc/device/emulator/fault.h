@@ -1,4 +1,4 @@
-// What a launch reports when its kernel did something wrong, and how code addresses become source lines.
+// What a launch reports when its kernel did something wrong.
 #pragma once
 
 #include <string>
@@ -33,7 +33,7 @@ std::vector<const void*> call_stack();
 /// "kernel K, block (x, y, z), thread t (x, y, z), at FILE:LINE < FILE:LINE: WHAT; ..."
 std::string describe(const void* kernel, const Fault& fault);
 
-/// The function at `address`, without its namespaces and parameters; a hexadecimal number when it has no symbol.
-std::string function_name(const void* address);
+/// Whether two calls stand in the same line, inlined into the same lines, as far as is known.
+bool same_place(const void* pc, const void* other_pc);
 
 }  // namespace lrk::emulator

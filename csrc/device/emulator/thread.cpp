@@ -47,17 +47,17 @@ void barrier_arrive(unsigned id, unsigned threads) {
   Block::current()->barrier(id, threads, false, "bar.arrive", LRK_CALLER);
 }
 
-void warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
+void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
                      void (*work)(Warp& warp, const void* closure), const void* closure) {
   const Unwatched unwatched;
-  Block::current()->warp_rendezvous(operation, mask, input, output, work, closure, LRK_CALLER);
+  Block::current()->warp_rendezvous(operation, aligned, mask, input, output, work, closure, LRK_CALLER);
 }
 
 void sync_warp(uint32_t mask) {
   const Unwatched unwatched;
   Block& block = *Block::current();
   block.warp_rendezvous(
-      "__syncwarp", mask, nullptr, nullptr,
+      "__syncwarp", false, mask, nullptr, nullptr,
       [](Warp&, const void* lanes) {
         if (Checker* checker = Block::current()->checker()) checker->sync_warp(*static_cast<const uint32_t*>(lanes));
       },

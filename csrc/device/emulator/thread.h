@@ -36,7 +36,8 @@ int lane();
 void sync_threads();
 
 /// bar.sync id, threads: waits until `threads` threads (a multiple of 32) have come, by sync or arrive, and is ordered
-/// after all of them. Barrier 0 with all threads is __syncthreads.
+/// after all of them. Barrier 0 with all threads is __syncthreads. All three are .aligned: they count whole warps, whose
+/// lanes come together.
 void barrier_sync(unsigned id, unsigned threads);
 
 /// bar.arrive id, threads: comes without waiting.
@@ -44,12 +45,16 @@ void barrier_arrive(unsigned id, unsigned threads);
 
 // --- Warp-wide operations.
 
+struct Warp;
+
 /// One lane's part in a warp-wide operation.
 struct LaneSlot {
   const void* input = nullptr;
   void* output = nullptr;
   const char* operation = nullptr;
   uint32_t mask = 0;
+  const void* called_at = nullptr;
+  void (*work)(Warp& warp, const void* closure) = nullptr;
 };
 
 struct Warp {
@@ -61,18 +66,28 @@ struct Warp {
   T& output(int index) const { return *static_cast<T*>(lane[index].output); }
 };
 
-/// What warp_collective() is made of: the last lane of `mask` to come calls work(warp, closure).
-void warp_rendezvous(const char* operation, uint32_t mask, const void* input, void* output,
+/// What warp_collective() and warp_aligned() are made of: the last lane of `mask` to come calls work(warp, closure).
+void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
                      void (*work)(Warp& warp, const void* closure), const void* closure);
 
 /// The lanes of `mask` meet in `operation`; the last to come runs work(warp) for all of them, reading each lane's input
 /// and writing each lane's output (of the lanes in `mask`; the others' are null). Orders no memory: of the warp-wide
-/// instructions only bar.warp.sync does (sync_warp below). `operation` is compared by its text.
+/// instructions only bar.warp.sync does (sync_warp below). `operation` is compared by its text, Work by its type.
 template <class Work>
 __attribute__((always_inline)) inline void warp_collective(const char* operation, uint32_t mask, const void* input,
                                                            void* output, const Work& work) {
   warp_rendezvous(
-      operation, mask, input, output,
+      operation, false, mask, input, output,
+      [](Warp& warp, const void* closure) { (*static_cast<const Work*>(closure))(warp); }, &work);
+}
+
+/// The same for an instruction that the manual calls .aligned (mma, ldmatrix, stmatrix): all lanes of the warp execute
+/// it, and from the same place. In checked mode lanes that come from different lines are a fault.
+template <class Work>
+__attribute__((always_inline)) inline void warp_aligned(const char* operation, const void* input, void* output,
+                                                        const Work& work) {
+  warp_rendezvous(
+      operation, true, kAllLanes, input, output,
       [](Warp& warp, const void* closure) { (*static_cast<const Work*>(closure))(warp); }, &work);
 }
 

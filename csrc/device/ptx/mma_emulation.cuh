@@ -20,7 +20,7 @@ __forceinline__ void emulated_mma(const char* name, float (&d)[4], const Held& h
     float element[4];
   } accumulators;
   memcpy(accumulators.element, d, sizeof(d));
-  emulator::warp_collective(name, emulator::kAllLanes, &held, &accumulators, [&](emulator::Warp& warp) {
+  emulator::warp_aligned(name, &held, &accumulators, [&](emulator::Warp& warp) {
     float sum[16][8] = {};
     product(warp, sum);
     for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
