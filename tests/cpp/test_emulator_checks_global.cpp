@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "device/ptx/cp_async.cuh"
+#include "device/ptx/memory.cuh"
 #include "device/smem.cuh"
 #include "device/spin.cuh"
 #include "device/vector.cuh"
@@ -105,10 +106,43 @@ void races_with_a_reader(float* buffer, float* out) {
     out[threadIdx.x] = buffer[threadIdx.x + (kBug ? 0 : 32)];  // [reading block]
 }
 
+/// The last of many readers races; the writer waits for all others. Two blocks, so that nothing else orders them.
+template <bool kBug>
+void races_with_the_last_reader(float* word, unsigned* count, float* out) {
+  constexpr unsigned kReaders = 6;
+  if (blockIdx.x < kReaders) {
+    out[blockIdx.x * 32 + threadIdx.x] = *word;  // [one of the readers]
+    __syncwarp();
+    if (kBug && blockIdx.x == 3) return;
+    if (threadIdx.x == 0) emulator::atomic_update(count, [](unsigned old) { return old + 1; }, Order::kRelease);
+  } else if (threadIdx.x == 0) {
+    spin_until([&] { return emulator::atomic_load(count, Order::kAcquire) == kReaders - (kBug ? 1 : 0); });
+    *word = 1.0f;  // [after the readers]
+  }
+}
+
 /// Neighbouring bytes belong to different blocks, which is no race.
 template <bool kBug>
 void races_for_a_byte(uint8_t* bytes) {
   if (threadIdx.x == 7) bytes[kBug && blockIdx.x == 5 ? 4 : blockIdx.x] = uint8_t(blockIdx.x);  // [byte]
+}
+
+// --- ld.global.nc, which may read a cache that no write reaches: not even a barrier helps.
+
+template <bool kBug>
+void reads_as_constant_after(const uint16_t* in, uint16_t* out) {
+  out[threadIdx.x] = uint16_t(threadIdx.x);  // [written before nc]
+  __syncthreads();
+  const uint16_t value = ptx::load_global_2((kBug ? out : in) + threadIdx.x, true);  // [nc after]
+  __syncthreads();
+  out[threadIdx.x] = value;
+}
+
+template <bool kBug>
+void reads_as_constant_before(const uint16_t* in, uint16_t* out) {
+  const uint16_t value = ptx::load_global_2((kBug ? out : in) + (threadIdx.x ^ 1), true);  // [nc before]
+  __syncthreads();
+  out[threadIdx.x] = uint16_t(value + 1);  // [written after nc]
 }
 
 // --- Flags. Block 1 waits for block 0's flag and reads its data.
@@ -171,6 +205,27 @@ void depends(const float* data, float* out) {
   out[threadIdx.x] = data[threadIdx.x];  // [dependent]
   if constexpr (kBug) emulator::grid_dependency_wait();
 }
+
+/// A launch that overlaps the one before it and touches none of its data. It may let the next launch start at once,
+/// before it waits.
+enum class Passes { kWithoutWaiting, kWaiting, kWaitingLate, kWaitingEarly };
+template <Passes kPasses>
+void passes_by(float* own) {
+  if constexpr (kPasses == Passes::kWaitingLate) emulator::grid_dependency_trigger();
+  if constexpr (kPasses != Passes::kWithoutWaiting)
+    if (blockIdx.x == 1) emulator::grid_dependency_wait();
+  if constexpr (kPasses == Passes::kWaitingEarly) emulator::grid_dependency_trigger();
+  own[blockIdx.x * 32 + threadIdx.x] = 2.0f;
+}
+
+template <bool kWaits>
+void depends_on_the_last_but_one(const float* data, float* out) {
+  if constexpr (kWaits) emulator::grid_dependency_wait();
+  out[threadIdx.x] = data[threadIdx.x];  // [last but one]
+}
+
+void overwrites(float* data) { data[threadIdx.x] = 3.0f; }  // [overwritten]
+void reads(const float* data, float* out) { out[threadIdx.x] = data[threadIdx.x]; }  // [previous read]
 
 float* storage() {
   alignas(16) static float values[512];
@@ -274,11 +329,36 @@ void test_races() {
   expect(mentions(mixed, line_with(__FILE__, "writing block")) && mentions(mixed, line_with(__FILE__, "reading block")),
          "with both lines");
   expect_silence(start(races_with_a_reader<false>, dim3(2), dim3(32), 0, buffer, out), "races_with_a_reader");
+  unsigned value = 0, *count = &value;
+  memory.writes(count, sizeof(value), "count");
+  LaunchConfig together(dim3(7), dim3(32), 0, Context{});
+  together.cooperative = true;
+  expect_report(__FILE__, launch(races_with_the_last_reader<true>, together, buffer, count, out),
+                {"races_with_the_last_reader<true>", 6, 0,
+                 "a data race: writes bytes [0, 4) of buffer, which thread 0 of block (3, 0, 0) reads",
+                 "after the readers", "one of the readers"});
+  value = 0;
+  expect_silence(launch(races_with_the_last_reader<false>, together, buffer, count, out), "races_with_the_last_reader");
   auto* const bytes = reinterpret_cast<uint8_t*>(buffer);
   const Status byte = start(races_for_a_byte<true>, dim3(8), dim3(32), 0, bytes);
   expect(mentions(byte, "a data race: writes bytes [4, 5) of buffer, which thread 7 of block (") &&
              mentions(byte, line_with(__FILE__, "byte")), "two blocks that write the same byte are found");
   expect_silence(start(races_for_a_byte<false>, dim3(8), dim3(32), 0, bytes), "races_for_a_byte");
+}
+
+void test_constant_reads() {
+  auto* const in = reinterpret_cast<uint16_t*>(storage());
+  auto* const out = reinterpret_cast<uint16_t*>(storage() + 256);
+  GlobalMemory memory;
+  memory.reads(in, 128, "in").writes(out, 128, "out");
+  LRK_CHECK(reads_as_constant_after, 1, 64, 0,
+            (Expected{"reads_as_constant_after<true>", 0, 63,
+                      "reads bytes [126, 127) of out by ld.global.nc, which the same launch writes; written by thread 63",
+                      "nc after", "written before nc"}), in, out);
+  LRK_CHECK(reads_as_constant_before, 1, 64, 0,
+            (Expected{"reads_as_constant_before<true>", 0, 63,
+                      "writes bytes [126, 127) of out, which the same launch reads by ld.global.nc; read by thread 62",
+                      "written after nc", "nc before"}), in, out);
 }
 
 void test_flags() {
@@ -342,6 +422,58 @@ void test_dependent_launches() {
   expect_silence(launch(depends<true>, config, data, out), "a launch that need not wait");
 }
 
+/// Three launches, of which each may overlap the one before; the last reads what the first has written.
+void test_chains_of_launches() {
+  float* const data = storage();
+  float* const own = storage() + 128;
+  float* const out = storage() + 256;
+  GlobalMemory memory;
+  memory.writes(data, 128, "data").writes(own, 512, "own").writes(out, 1024, "out");
+  LaunchConfig config(dim3(1), dim3(32), 0, Context{});
+  LaunchConfig dependent = config, between(dim3(3), dim3(32), 0, Context{});
+  dependent.programmatic = between.programmatic = true;
+  const auto chain = [&](void (*second)(float*), void (*third)(const float*, float*)) {
+    expect_silence(launch(writes, config, data), "the first of three launches");
+    expect_silence(launch(second, between, own), "the second of three launches");
+    return launch(third, dependent, data, out);
+  };
+  void (*const waits)(const float*, float*) = depends_on_the_last_but_one<true>;
+  void (*const does_not)(const float*, float*) = depends_on_the_last_but_one<false>;
+  const Expected early{"depends_on_the_last_but_one<false>", 0, 0,
+                       "reads bytes [0, 4) of data before griddepcontrol.wait: kernel writes, launched earlier, may "
+                       "still be running; its thread 0 writes them", "last but one", "previous launch"};
+  expect_report(__FILE__, chain(passes_by<Passes::kWithoutWaiting>, waits),
+                {"depends_on_the_last_but_one<true>", 0, 0,
+                 "reads bytes [0, 4) of data after griddepcontrol.wait, which waits for the launch before this one, but "
+                 "kernel writes was launched earlier and may still be running", "last but one", "previous launch"});
+  expect_silence(chain(passes_by<Passes::kWaiting>, waits), "a chain in which all wait");
+  expect_silence(chain(passes_by<Passes::kWaitingLate>, waits), "a chain that waits late");
+  expect_report(__FILE__, chain(passes_by<Passes::kWithoutWaiting>, does_not), early);
+  expect_report(__FILE__, chain(passes_by<Passes::kWaitingLate>, does_not), early);
+  expect_silence(chain(passes_by<Passes::kWaiting>, does_not), "blocks that wait start the next launch when they exit");
+  expect_silence(chain(passes_by<Passes::kWaitingEarly>, does_not), "a wait before the next launch is let go");
+
+  // A launch in the ordinary way starts after all before it, and streams are chains of their own.
+  expect_silence(launch(writes, config, data), "the first of three launches");
+  expect_silence(launch(passes_by<Passes::kWithoutWaiting>, between, own), "the second of three launches");
+  expect_silence(launch(does_not, config, data, out), "a launch in the ordinary way");
+  expect_silence(launch(writes, config, data), "a launch");
+  int another_stream = 0;
+  LaunchConfig elsewhere = dependent;
+  elsewhere.stream = &another_stream;
+  expect_silence(launch(passes_by<Passes::kWithoutWaiting>, elsewhere, own), "a launch on another stream");
+  expect_report(__FILE__, launch(depends<true>, dependent, data, out),
+                {"depends<true>", 0, 0, "before griddepcontrol.wait: kernel writes, the launch before this one, may",
+                 "dependent", "previous launch"});
+
+  // The other way round: a launch that overwrites what an earlier one reads.
+  expect_silence(launch(reads, config, data, out), "a launch that reads");
+  expect_silence(launch(passes_by<Passes::kWithoutWaiting>, between, own), "a launch in between");
+  expect_report(__FILE__, launch(overwrites, dependent, data),
+                {"overwrites", 0, 0, "writes bytes [0, 4) of data before griddepcontrol.wait: kernel reads, launched "
+                 "earlier, may still be running; its thread 0 reads them", "overwritten", "previous read"});
+}
+
 }  // namespace
 }  // namespace lrk
 
@@ -349,7 +481,9 @@ int main() {
   lrk::test_accesses();
   lrk::test_bounds();
   lrk::test_races();
+  lrk::test_constant_reads();
   lrk::test_flags();
   lrk::test_dependent_launches();
+  lrk::test_chains_of_launches();
   return lrk::testing::report();
 }

@@ -28,6 +28,26 @@ void reads_unwritten(float* out) {
   out[blockIdx.x * 64 + threadIdx.x] = shared[threadIdx.x];  // [unwritten]
 }
 
+/// The writer runs after the reader here, as on a GPU it may; what the reader finds then is what nobody has written yet.
+template <bool kBug>
+void reads_before_the_writer(float* out) {
+  float* shared = dynamic_shared<float>();
+  if (threadIdx.x == 40) shared[7] = 1.0f;  // [late writer]
+  if constexpr (!kBug) __syncthreads();
+  if (threadIdx.x == 3) out[3] = shared[7];  // [early reader]
+  __syncthreads();
+}
+
+template <bool kBug>
+void reads_before_the_copy(const float* in, float* out) {
+  float* shared = dynamic_shared<float>();
+  if (threadIdx.x >= 32)
+    ptx::cp_async<4>(ptx::shared_address(shared + threadIdx.x - 32), in, 4);  // [late copy]
+  ptx::cp_async_wait_all();
+  if constexpr (!kBug) __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x % 32];  // [reads early]
+}
+
 template <bool kBug>
 void reads_half_written(float* out) {
   auto* shared = dynamic_shared<uint16_t>();
@@ -219,6 +239,16 @@ void test_arrival() {
   expect_report(__FILE__, start(reads_unwritten<true>, dim3(3), dim3(64), 256, output),
                 {"reads_unwritten<true>", 2, 5, "shared bytes [20, 24), which nobody has written", "unwritten"});
   expect_silence(start(reads_unwritten<false>, dim3(3), dim3(64), 256, output), "reads_unwritten");
+  LRK_CHECK(reads_before_the_writer, 64, 32,
+            (Expected{"reads_before_the_writer<true>", 0, 3,
+                      "shared bytes [28, 32), which nobody has written; thread 40 writes them, with nothing that orders "
+                      "the two: is a barrier missing? written at", "early reader", "late writer"}),
+            output);
+  LRK_CHECK(reads_before_the_copy, 64, 128,
+            (Expected{"reads_before_the_copy<true>", 0, 0,
+                      "shared bytes [0, 4), which nobody has written; thread 32 writes them", "reads early",
+                      "late copy"}),
+            input, output);
   LRK_CHECK(reads_half_written, 32, 64,
             (Expected{"reads_half_written<true>", 0, 0, "shared bytes [2, 3), which nobody has written",
                       "half written"}),

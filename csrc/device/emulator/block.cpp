@@ -41,7 +41,7 @@ Block*& Block::current() {
 }
 
 void Block::begin(Dim3 index) {
-  index_ = index, finished_ = 0, failed_ = false, failure_ = Fault{};
+  index_ = index, finished_ = 0, failed_ = suspects_ = false, failure_ = Fault{};
   shared_.poison();
   for (size_t i = 0; i < threads_.size(); ++i) {
     Thread& thread = threads_[i];
@@ -75,9 +75,13 @@ bool Block::give_turns() {
     moved = moved || !spinning || thread.state != State::kSpinning || thread.left_a_spin;
   }
   current() = nullptr;
-  if (finished_ == threads_.size() && !failed_ && !shared_.tail_is_intact()) {
-    failed_ = true;
-    failure_.what = "a write past the end of shared memory", failure_.block = index_;
+  if (suspects_ && !moved) failed_ = true;
+  if (finished_ == threads_.size() && !failed_) {
+    if (checker_) checker_->end_block();
+    if (!shared_.tail_is_intact()) {
+      failed_ = true;
+      failure_.what = "a write past the end of shared memory", failure_.block = index_;
+    }
   }
   return moved;
 }
@@ -106,22 +110,43 @@ void Block::run_kernel() {
   fail(std::move(fault));  // does not return, and so must not keep the exception
 }
 
-void Block::fail(Fault fault) {
-  Thread& thread = threads_[running_];
-  watching = nullptr;
-  if (!failed_) {
-    failed_ = true;
-    if (!fault.has_thread) {
-      fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);
-      fault.has_thread = true;
-    }
-    fault.block = index_, fault.thread_index = threads_[fault.thread].index;
-    if (fault.stack.empty()) fault.stack = call_stack();
-    failure_ = std::move(fault);
+/// With what is known of the running thread.
+Fault Block::completed(Fault fault) const {
+  if (!fault.has_thread) {
+    fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);
+    fault.has_thread = true;
   }
+  fault.block = index_, fault.thread_index = threads_[fault.thread].index;
+  if (fault.stack.empty()) fault.stack = call_stack();
+  return fault;
+}
+
+void Block::leave() {
+  watching = nullptr;
+  Fiber::switch_to(threads_[running_].fiber, scheduler_);
+  std::terminate();  // the scheduler does not come back to an ended thread
+}
+
+void Block::fail(Fault fault) {
+  if (!failed_ && !suspects_) failure_ = completed(std::move(fault));
+  failed_ = true;
   fault = Fault{};
-  Fiber::switch_to(thread.fiber, scheduler_);
-  std::terminate();  // the scheduler never comes back to a failed block's threads
+  leave();
+}
+
+void Block::suspect(Fault fault) {
+  if (!suspects_) failure_ = completed(std::move(fault));
+  suspects_ = true;
+  fault = Fault{};
+  threads_[running_].state = State::kEnded;
+  leave();
+}
+
+void Block::late_cause(Fault::Place place) {
+  failure_.related.push_back(std::move(place));
+  failed_ = true;
+  place = Fault::Place{};
+  leave();
 }
 
 void Block::wait(State state, const char* operation, const void* pc) {

@@ -69,10 +69,13 @@ class Block {
   /// Ends the running thread, and with it the block, which keeps the first fault. Nothing is unwound: the caller may be
   /// an instrumentation hook, which the compiler takes for a function that cannot throw.
   [[noreturn]] void fail(Fault fault);
+  /// Ends the running thread, but lets the others run on as far as they can, so that late_cause() may tell why.
+  [[noreturn]] void suspect(Fault fault);
+  [[noreturn]] void late_cause(Fault::Place place);
 
  private:
   void async_copy_landed(const char* target, size_t bytes, bool source_changed);
-  enum class State : uint8_t { kReady, kWaiting, kSpinning, kFinished };
+  enum class State : uint8_t { kReady, kWaiting, kSpinning, kEnded, kFinished };
   struct Thread {
     Fiber fiber;
     Dim3 index;
@@ -96,6 +99,8 @@ class Block {
   };
   static constexpr size_t kStackBytes = 64 << 10;
 
+  Fault completed(Fault fault) const;
+  [[noreturn]] void leave();
   void wait(State state, const char* operation, const void* pc);
   void release(size_t thread);
   void expect_whole_warps(const Barrier& barrier);
@@ -118,6 +123,7 @@ class Block {
   size_t running_ = 0, finished_ = 0;
   bool failed_ = false;
   Fault failure_;
+  bool suspects_ = false;  // failure_ is known, and the block runs on
   std::unique_ptr<Checker> checker_;
 };
 

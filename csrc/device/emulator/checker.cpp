@@ -28,15 +28,21 @@ void Checker::begin_block(uint32_t block) {
   clocks_.begin_block(block);
   objects_.clear();
   for (Knowledge& arrived : arrived_) arrived.clear();
+  waited_ = started_next_before_wait_ = false;
+  unwritten_bytes_ = 0;
+}
+
+void Checker::end_block() {
+  if (waited_) grid_.block_has_waited(started_next_before_wait_);
 }
 
 // --- Accesses.
 
-void Checker::access_elsewhere(const char* address, size_t bytes, bool write, bool strong, uint32_t lanes,
+void Checker::access_elsewhere(const char* address, size_t bytes, bool write, Strength strength, uint32_t lanes,
                                const void* pc, size_t alignment) {
   const Unwatched unwatched;
   const bool shared = size_t(address - shared_) < std::max(shared_bytes_, page_bytes());
-  const Access access{write, strong, shared ? kOwnBlock : clocks_.block(), thread_ / kWarpSize, lanes, pc};
+  const Access access{write, strength, shared ? kOwnBlock : clocks_.block(), thread_ / kWarpSize, lanes, pc};
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0)
     report("a misaligned access of " + number_of_bytes(bytes) + ": the address is not a multiple of " +
                std::to_string(alignment), access);
@@ -58,18 +64,18 @@ void Checker::shared_access(const char* address, size_t bytes, const Access& acc
       conflict.kind = Kind::kUnwritten;
       return false;
     }
-    const bool good = access.write ? write_cell(cell, shadow_.reads(), access, conflict)
-                                   : read_cell(cell, access, conflict);
+    const bool good = access.write ? write_cell(shadow_, cell, access, conflict) : read_cell(cell, access, conflict);
     if (good && !access.write) {
       // Each warp has a record of its own here.
       ReadRecord& record = cell.reads()[access.warp];
       if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
       record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
       record.block = access.block, record.warp = uint16_t(access.warp);
-      record.strong = record.strong && access.strong;
+      record.strong = record.strong && access.strong();
     }
     return good;
   });
+  if (access.write && unwritten_bytes_ != 0) look_for_late_writer(offset, bytes, access);
   if (!fine) report(conflict, access, "shared bytes " + range(conflict.offset, conflict.bytes));
 }
 
@@ -80,26 +86,34 @@ void Checker::global_access(const char* address, size_t bytes, const Access& acc
     report(grid_.refusal(address, bytes, access.write), access);
   }
   if (span->shadow == nullptr) return;
-  if (grid_.previous() != nullptr && clocks_.known_abroad(thread_, kPreviousLaunch, 0) == 0) {
-    const GridChecker::Touch touch = grid_.previous()->conflict_with(address, bytes, access.write);
-    if (touch.touched)
-      report(std::string(access.write ? "writes " : "reads ") + GridChecker::place(*span, address, bytes) +
-                 " before griddepcontrol.wait: the launch before this one may still be running",
-             access, {{"its thread " + std::to_string(touch.thread) + (touch.written ? " writes" : " reads") + " them",
-                       touch.pc}});
-  }
+  if (grid_.may_overlap()) search_unfinished_launches(*span, address, bytes, access);
   Conflict conflict;
   Shadow& shadow = *span->shadow;
   const bool fine = shadow.visit(size_t(address - span->shadow_begin), bytes, access.write,
                                  [&](Cell& cell, size_t first, size_t count) {
     conflict.offset = first, conflict.bytes = count;
-    if (access.write) return write_cell(cell, shadow.reads(), access, conflict);
+    if (access.write) return write_cell(shadow, cell, access, conflict);
     if (!read_cell(cell, access, conflict)) return false;
-    remember_read(cell, access);
+    // What nobody can write is read for the sake of a launch after this one only.
+    if (span->shadow_writable || cell.read_tick == 0) remember_read(shadow, cell, access);
     return true;
   });
   if (!fine)
     report(conflict, access, GridChecker::place(*span, span->shadow_begin + conflict.offset, conflict.bytes));
+}
+
+/// In a programmatic launch: does one that may still be running conflict?
+void Checker::search_unfinished_launches(const GridChecker::Span& span, const char* address, size_t bytes,
+                                         const Access& access) {
+  const bool after_wait = has_waited();
+  for (const auto& launch : grid_.unfinished(after_wait)) {
+    const GridChecker::Touch touch = launch->conflict_with(address, bytes, access.write);
+    if (!touch.touched) continue;
+    report(std::string(access.write ? "writes " : "reads ") + GridChecker::place(span, address, bytes) + " " +
+               grid_.may_still_run(*launch, after_wait),
+           access, {{"its thread " + std::to_string(touch.thread) + (touch.written ? " writes" : " reads") + " them",
+                     touch.pc}});
+  }
 }
 
 /// Tables and literals of the program: the read-only segments of what is loaded.
@@ -140,7 +154,9 @@ bool Checker::ordered_since_barrier(bool own, uint32_t block, size_t thread, uin
 bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
   if ((cell.flags & Cell::kInFlight) != 0)
     conflict.kind = Kind::kInFlight;
-  else if (cell.write_tick != 0 && !(access.strong && (cell.flags & Cell::kStrong) != 0) &&
+  else if (access.strength == Strength::kConstant && cell.write_tick != 0)
+    conflict.kind = Kind::kConstantWritten;
+  else if (cell.write_tick != 0 && !(access.strong() && (cell.flags & Cell::kStrong) != 0) &&
            !ordered(cell.write_block, cell.writer, cell.write_tick, access.warp, access.lanes))
     conflict.kind = Kind::kAfterWrite;
   else
@@ -149,63 +165,69 @@ bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
   return false;
 }
 
-bool Checker::write_cell(Cell& cell, size_t reads, const Access& access, Conflict& conflict) {
+bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Conflict& conflict) {
   if (!read_cell(cell, access, conflict)) return false;
   if (cell.read_tick != 0) {
-    for (size_t i = 0; i < reads; ++i) {
-      const ReadRecord& record = cell.reads()[i];
-      if (record.tick == 0 || (access.strong && record.strong)) continue;
-      for (uint32_t left = record.lanes; left != 0; left &= left - 1) {
-        const size_t reader = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(left));
-        if (ordered(record.block, reader, record.tick, access.warp, access.lanes)) continue;
-        conflict.kind = Kind::kAfterRead;
-        conflict.block = record.block, conflict.thread = reader, conflict.pc = record.pc;
+    const bool constant = (cell.flags & Cell::kReadAsConstant) != 0;
+    const bool good = shadow.visit_reads(cell, [&](const ReadRecord& record) {
+      conflict.block = record.block, conflict.pc = record.pc;
+      conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(record.lanes));
+      if (constant && record.constant) {
+        conflict.kind = Kind::kConstantRead;
         return false;
       }
-    }
-    for (size_t i = 0; i < reads; ++i) cell.reads()[i].tick = 0;
+      if (access.strong() && record.strong) return true;
+      for (uint32_t left = record.lanes; left != 0; left &= left - 1) {
+        conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(left));
+        if (ordered(record.block, conflict.thread, record.tick, access.warp, access.lanes)) continue;
+        conflict.kind = Kind::kAfterRead;
+        return false;
+      }
+      return true;
+    });
+    if (!good) return false;
+    shadow.forget_reads(cell);
   }
   const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));
   cell.write_tick = clocks_.tick(), cell.write_block = access.block, cell.writer = uint16_t(writer);
   cell.write_pc = access.pc, cell.read_tick = 0;
-  cell.flags = uint8_t((cell.flags & Cell::kSplit) | (access.strong ? Cell::kStrong : 0));
+  cell.flags = uint8_t((cell.flags & Cell::kSplit) | (access.strong() ? Cell::kStrong : 0));
   return true;
 }
 
-/// Global memory has few records a cell, for any warps of any blocks. When they run out the first and the latest are
-/// kept: a race with one in between goes unseen unless these show it too.
-void Checker::remember_read(Cell& cell, const Access& access) {
-  constexpr size_t kRecords = 2;
+/// Global memory is read by warps of many blocks. Reads that come before what all of the block does now need no
+/// memory of their own: what is unordered with them is unordered with this one.
+void Checker::remember_read(Shadow& shadow, Cell& cell, const Access& access) {
   ReadRecord* chosen = nullptr;
-  for (size_t i = 0; i < kRecords && chosen == nullptr; ++i) {
-    ReadRecord& record = cell.reads()[i];
-    if (record.tick != 0 && record.block == clocks_.block() && record.warp == access.warp) chosen = &record;
-  }
-  for (size_t i = 0; i < kRecords && chosen == nullptr; ++i) {
-    ReadRecord& record = cell.reads()[i];
-    if (record.tick != 0 && (record.block != clocks_.block() || record.tick > clocks_.settled())) continue;
-    record.tick = 0, chosen = &record;
-  }
-  if (chosen == nullptr) chosen = &cell.reads()[1], chosen->tick = 0;
+  shadow.visit_reads(cell, [&](ReadRecord& record) {
+    if (record.block == clocks_.block() && record.warp == access.warp) chosen = &record;
+    return chosen == nullptr;
+  });
+  if (chosen == nullptr)
+    chosen = &shadow.unused_read(cell, [&](const ReadRecord& record) {
+      return record.block == clocks_.block() && record.tick <= clocks_.settled() && !record.constant;
+    });
   ReadRecord& record = *chosen;
   if (record.tick == 0 || record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
   record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
   record.block = clocks_.block(), record.warp = uint16_t(access.warp);
-  record.strong = record.strong && access.strong;
+  record.strong = record.strong && access.strong();
+  if (access.strength == Strength::kConstant) record.constant = true, cell.flags |= Cell::kReadAsConstant;
 }
 
 // --- cp.async.
 
 void Checker::begin_copy(const char* target, size_t bytes, const void* pc) {
-  const Access access{true, false, kOwnBlock, thread_ / kWarpSize, own_lane(), pc};
+  const Access access{true, Strength::kWeak, kOwnBlock, thread_ / kWarpSize, own_lane(), pc};
   Conflict conflict;
   const bool fine =
       shadow_.visit(size_t(target - shared_), bytes, true, [&](Cell& cell, size_t first, size_t count) {
         conflict.offset = first, conflict.bytes = count;
-        if (!write_cell(cell, shadow_.reads(), access, conflict)) return false;
+        if (!write_cell(shadow_, cell, access, conflict)) return false;
         cell.flags |= Cell::kInFlight;
         return true;
       });
+  if (unwritten_bytes_ != 0) look_for_late_writer(size_t(target - shared_), bytes, access);
   if (!fine) report(conflict, access, "shared bytes " + range(conflict.offset, conflict.bytes));
 }
 
@@ -270,11 +292,20 @@ std::string Checker::name_of(uint32_t block, size_t thread) const {
 void Checker::report(const Conflict& conflict, const Access& access, const std::string& place) {
   const std::string verb = access.write ? "writes " : "reads ", other = name_of(conflict.block, conflict.thread);
   switch (conflict.kind) {
-    case Kind::kUnwritten:
-      report("reads " + place + ", which nobody has written", access);
+    case Kind::kUnwritten: {
+      // Threads run one after another here, so the writer may be one that has not run yet.
+      if (unwritten_bytes_ == 0) unwritten_offset_ = conflict.offset, unwritten_bytes_ = conflict.bytes;
+      Block::current()->suspect(fault_of("reads " + place + ", which nobody has written", access));
+    }
     case Kind::kInFlight:
       report(verb + place + " while a cp.async into them is in flight: a wait is missing", access,
              {{"issued by " + other, conflict.pc}});
+    case Kind::kConstantWritten:
+      report("reads " + place + " by ld.global.nc, which the same launch writes", access,
+             {{"written by " + other, conflict.pc}});
+    case Kind::kConstantRead:
+      report("writes " + place + ", which the same launch reads by ld.global.nc", access,
+             {{"read by " + other, conflict.pc}});
     case Kind::kAfterRead:
       report("a data race: writes " + place + ", which " + other + " reads, with nothing that orders the two", access,
              {{"read", conflict.pc}});
@@ -284,11 +315,26 @@ void Checker::report(const Conflict& conflict, const Access& access, const std::
   }
 }
 
-void Checker::report(std::string what, const Access& access, std::vector<Fault::Place> related) {
+Fault Checker::fault_of(std::string what, const Access& access) const {
   Fault fault;
-  fault.what = std::move(what), fault.related = std::move(related);
-  fault.lane = int(__builtin_ctz(access.lanes));
+  fault.what = std::move(what), fault.lane = int(__builtin_ctz(access.lanes));
+  return fault;
+}
+
+void Checker::report(std::string what, const Access& access, std::vector<Fault::Place> related) {
+  Fault fault = fault_of(std::move(what), access);
+  fault.related = std::move(related);
   Block::current()->fail(std::move(fault));
+}
+
+/// A thread has ended at a read of what nobody had written. It has released nothing since, so whoever writes those bytes
+/// now is not ordered after it, and was not ordered before it.
+void Checker::look_for_late_writer(size_t offset, size_t bytes, const Access& access) {
+  if (offset + bytes <= unwritten_offset_ || unwritten_offset_ + unwritten_bytes_ <= offset) return;
+  const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));
+  Block::current()->late_cause({"thread " + std::to_string(writer) +
+                                    " writes them, with nothing that orders the two: is a barrier missing? written",
+                                access.pc});
 }
 
 }  // namespace lrk::emulator

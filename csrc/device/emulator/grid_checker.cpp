@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "device/emulator/checker.h"
+#include "device/emulator/symbols.h"
 
 namespace lrk::emulator {
 
@@ -14,8 +15,8 @@ const char* whole_word(const char* address) {
 
 }  // namespace
 
-GridChecker::GridChecker(const Launch& launch, std::shared_ptr<GridChecker> previous)
-    : grid_(launch.grid), previous_(std::move(previous)) {
+GridChecker::GridChecker(const Launch& launch, UnfinishedLaunches unfinished)
+    : kernel_(launch.kernel), grid_(launch.grid), unfinished_(std::move(unfinished)) {
   for (const MemorySpan& span : launch.parameters) spans_.push_back({span});
   std::vector<Span> operands;
   for (const MemorySpan& span : registered_spans())
@@ -25,9 +26,10 @@ GridChecker::GridChecker(const Launch& launch, std::shared_ptr<GridChecker> prev
   for (const Span& span : operands) {
     const char *begin = whole_word(span.begin), *end = span.begin + span.extent();
     if (regions_.empty() || begin >= regions_.back().end)
-      regions_.push_back({begin, end, nullptr});
+      regions_.push_back({begin, end, false, nullptr});
     else
       regions_.back().end = std::max(regions_.back().end, end);
+    regions_.back().writable = regions_.back().writable || span.writable;
   }
   for (Region& region : regions_)
     region.shadow = std::make_unique<Shadow>(size_t(region.end - region.begin), kReadsPerCell, true);
@@ -35,7 +37,7 @@ GridChecker::GridChecker(const Launch& launch, std::shared_ptr<GridChecker> prev
     const auto region = std::find_if(regions_.begin(), regions_.end(), [&](const Region& candidate) {
       return span.begin >= candidate.begin && span.begin < candidate.end;
     });
-    span.shadow = region->shadow.get(), span.shadow_begin = region->begin;
+    span.shadow = region->shadow.get(), span.shadow_begin = region->begin, span.shadow_writable = region->writable;
     spans_.push_back(span);
   }
 }
@@ -88,16 +90,36 @@ GridChecker::Touch GridChecker::conflict_with(const char* address, size_t bytes,
       if (cell.write_tick != 0)
         touch = {true, true, cell.writer, cell.write_pc};
       else if (write && cell.read_tick != 0)
-        for (size_t i = 0; i < kReadsPerCell; ++i) {
-          const ReadRecord& record = cell.reads()[i];
-          if (record.tick == 0) continue;
+        region.shadow->visit_reads(cell, [&](const ReadRecord& record) {
           const size_t lane = size_t(__builtin_ctz(record.lanes));
           touch = {true, false, uint16_t(record.warp * kWarpSize + lane), record.pc};
-        }
+          return false;
+        });
       return !touch.touched;
     });
   }
   return touch;
+}
+
+std::string GridChecker::may_still_run(const GridChecker& other, bool after_wait) const {
+  const std::string name = "kernel " + function_name(other.kernel_);
+  if (after_wait)
+    return "after griddepcontrol.wait, which waits for the launch before this one, but " + name +
+           " was launched earlier and may still be running: not every launch between them has waited";
+  const bool is_last = !unfinished_.at_start.empty() && unfinished_.at_start.front().get() == &other;
+  return "before griddepcontrol.wait: " + name + ", " +
+         (is_last ? "the launch before this one," : "launched earlier,") + " may still be running";
+}
+
+UnfinishedLaunches GridChecker::unfinished_after(const std::shared_ptr<GridChecker>& ended) {
+  UnfinishedLaunches own = std::move(ended->unfinished_), next;
+  ended->unfinished_ = {};
+  next.at_start = ended->waited_before_next_ ? own.after_wait : own.at_start;
+  next.after_wait = ended->has_waited_ ? std::move(own.after_wait) : std::move(own.at_start);
+  next.at_start.insert(next.at_start.begin(), ended);
+  constexpr size_t kMost = 16;  // of a chain in which nobody waits, so that it does not keep all
+  for (auto* launches : {&next.at_start, &next.after_wait}) launches->resize(std::min(launches->size(), kMost));
+  return next;
 }
 
 Dim3 GridChecker::block_index(uint32_t block) const {

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "device/emulator/block.h"
 #include "device/emulator/checker.h"
@@ -169,14 +171,10 @@ std::string run_together(const Launch& launch, GridChecker* checker) {
   }
 }
 
-/// The launch that a programmatic one may overlap.
-struct Previous {
-  const void* stream = nullptr;
-  std::shared_ptr<GridChecker> checker;
-};
-[[maybe_unused]] Previous& previous_launch() {
-  static thread_local Previous previous;
-  return previous;
+/// What a programmatic launch on a stream may overlap.
+[[maybe_unused]] UnfinishedLaunches& unfinished_launches(const void* stream) {
+  static thread_local std::map<const void*, UnfinishedLaunches> of_stream;
+  return of_stream[stream];
 }
 
 }  // namespace
@@ -186,16 +184,13 @@ std::string run(const Launch& launch) {
   if (std::string reason = refusal(launch); !reason.empty()) return reason;
   std::shared_ptr<GridChecker> checker;
   if constexpr (kChecked) {
-    Previous& previous = previous_launch();
-    const bool overlaps = launch.programmatic && previous.stream == launch.stream;
-    checker = std::make_shared<GridChecker>(launch, overlaps ? previous.checker : nullptr);
+    UnfinishedLaunches unfinished = std::exchange(unfinished_launches(launch.stream), {});
+    if (!launch.programmatic) unfinished = {};  // it starts when all before it have ended
+    checker = std::make_shared<GridChecker>(launch, std::move(unfinished));
   }
   std::string failure =
       launch.cooperative ? run_together(launch, checker.get()) : Workers(launch, checker.get()).run();
-  if constexpr (kChecked) {
-    if (checker) checker->forget_previous();
-    previous_launch() = {launch.stream, checker};
-  }
+  if constexpr (kChecked) unfinished_launches(launch.stream) = GridChecker::unfinished_after(checker);
   return failure;
 }
 

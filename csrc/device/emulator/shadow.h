@@ -9,6 +9,8 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <unordered_map>
+#include <vector>
 
 namespace lrk::emulator {
 
@@ -16,12 +18,12 @@ namespace lrk::emulator {
 struct ReadRecord {
   uint32_t tick, lanes, block;
   uint16_t warp;
-  bool strong;
+  bool strong, constant;  // all of them strong; one of them by ld.global.nc
   const void* pc;
 };
 
 struct Cell {
-  enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4 };
+  enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4, kReadAsConstant = 8, kMoreReads = 16 };
 
   uint32_t write_tick, write_block;  // 0: never written
   uint32_t read_tick;                // of the latest read, 0: none since the last write
@@ -58,13 +60,40 @@ class SparsePages {
 
 class Shadow {
  public:
-  /// Of `bytes` of memory, with room for `reads` different reads a cell. `concurrent`: several operating-system threads
-  /// visit it.
+  /// Of `bytes` of memory, with room for `reads` different reads in a cell (of more it takes a slower way).
+  /// `concurrent`: several operating-system threads visit it.
   Shadow(size_t bytes, size_t reads, bool concurrent)
       : reads_(reads), stride_(sizeof(Cell) + reads * sizeof(ReadRecord)), concurrent_(concurrent),
         words_((bytes + 3) / 4 * stride_), bytes_((bytes + 3) / 4 * 4 * stride_) {}
 
-  size_t reads() const { return reads_; }
+  /// Calls visitor(record) for what is remembered of the reads of `cell`, until one answers false.
+  template <class Visitor>
+  bool visit_reads(Cell& cell, const Visitor& visitor) {
+    for (size_t i = 0; i < reads_; ++i)
+      if (cell.reads()[i].tick != 0 && !visitor(cell.reads()[i])) return false;
+    if ((cell.flags & Cell::kMoreReads) == 0) return true;
+    for (ReadRecord& record : more_reads(cell))
+      if (!visitor(record)) return false;
+    return true;
+  }
+  /// A record of which nothing is kept, or one for which reusable(record) holds, or one more.
+  template <class Reusable>
+  ReadRecord& unused_read(Cell& cell, const Reusable& reusable) {
+    for (size_t i = 0; i < reads_; ++i) {
+      ReadRecord& record = cell.reads()[i];
+      if (record.tick != 0 && !reusable(record)) continue;
+      record = ReadRecord{};
+      return record;
+    }
+    std::vector<ReadRecord>& more = more_reads(cell);
+    if ((cell.flags & Cell::kMoreReads) == 0) more.clear();  // of an earlier use
+    cell.flags |= Cell::kMoreReads;
+    return more.emplace_back();
+  }
+  void forget_reads(Cell& cell) {
+    for (size_t i = 0; i < reads_; ++i) cell.reads()[i].tick = 0;
+    cell.read_tick = 0, cell.flags &= uint8_t(~Cell::kMoreReads);
+  }
 
   /// Calls visitor(cell, first byte, bytes) for the cells of [offset, offset + bytes), until one answers false.
   /// `replaces`: the visitor leaves the same record in every cell, so that a whole word becomes one cell again.
@@ -98,10 +127,17 @@ class Shadow {
     return true;
   }
 
-  void copy(Cell& to, const Cell& from) const {
+  void copy(Cell& to, const Cell& from) {
     const uint8_t lock = to.lock;
     memcpy(static_cast<void*>(&to), &from, stride_);
     to.lock = lock;
+    if ((from.flags & Cell::kMoreReads) != 0) more_reads(to) = more_reads(from);
+  }
+
+  /// The reads of a cell that do not fit behind it. The table is everybody's, an entry whoever's who has the cell.
+  std::vector<ReadRecord>& more_reads(const Cell& cell) {
+    const std::lock_guard<std::mutex> lock(more_reads_mutex_);
+    return more_reads_[&cell];
   }
 
   class Lock {
@@ -121,6 +157,8 @@ class Shadow {
   size_t reads_, stride_;
   bool concurrent_;
   SparsePages words_, bytes_;
+  std::mutex more_reads_mutex_;
+  std::unordered_map<const Cell*, std::vector<ReadRecord>> more_reads_;
 };
 
 }  // namespace lrk::emulator

@@ -89,6 +89,14 @@ char* global_for_write(void* address, size_t bytes, size_t alignment, const char
   return static_cast<char*>(address);
 }
 
+const char* global_for_constant_read(const void* address, size_t bytes, size_t alignment, const char* operation) {
+  const Unwatched unwatched;
+  Block& block = *Block::current();
+  block.global_access(address, bytes, alignment, false, operation, kCallingLane, LRK_CALLER);
+  if (Checker* checker = block.checker()) checker->constant_read(address, bytes, LRK_CALLER);
+  return static_cast<const char*>(address);
+}
+
 void check_alignment(const void* address, size_t alignment, const char* operation) {
   if (reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
   const Unwatched unwatched;
@@ -125,7 +133,11 @@ void grid_dependency_wait() {
   if (Checker* checker = Block::current()->checker()) checker->wait_for_previous_launch();
 }
 
-void grid_dependency_trigger() {}  // the next launch may start earlier; here none ever does before this one has ended
+/// The next launch may start earlier; here none ever does before this one has ended.
+void grid_dependency_trigger() {
+  const Unwatched unwatched;
+  if (Checker* checker = Block::current()->checker()) checker->start_next_launch();
+}
 
 // --- Strong operations.
 

@@ -118,6 +118,10 @@ const char* global_for_read(const void* address, size_t bytes, size_t alignment,
 char* global_for_write(void* address, size_t bytes, size_t alignment, const char* operation,
                        uint32_t lanes = kCallingLane);
 
+/// ld.global.nc: a read that may come from a cache which no write reaches, so nobody may write the bytes during the
+/// launch, in whatever order. The caller's own copy is instrumented.
+const char* global_for_constant_read(const void* address, size_t bytes, size_t alignment, const char* operation);
+
 /// Faults unless `address`, in any memory, is a multiple of `alignment`: for vector accesses of plain pointers.
 void check_alignment(const void* address, size_t alignment, const char* operation);
 

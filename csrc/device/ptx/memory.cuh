@@ -52,7 +52,7 @@ __device__ __forceinline__ void store_shared_2(uint32_t address, uint16_t value)
 __device__ __forceinline__ uint16_t load_global_2(const void* address, bool exists) {
   uint16_t value = 0;
 #if defined(LRK_EMULATE)
-  if (exists) memcpy(&value, emulator::global_for_read(address, 2, 2, "ld.global.nc"), 2);
+  if (exists) memcpy(&value, emulator::global_for_constant_read(address, 2, 2, "ld.global.nc"), 2);
 #else
   asm volatile(
       "{\n .reg .pred exists;\n setp.ne.b32 exists, %2, 0;\n mov.u16 %0, 0;\n"
