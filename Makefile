@@ -3,6 +3,7 @@
 # make check   the slow ones: a wheel in a clean environment, the emulator's checked mode, address and
 #              undefined-behaviour sanitizers
 # make device-test  on a machine with a GPU: the emulator's wrappers against the hardware, bit by bit
+# make try     compiles one file with a kernel (KERNEL=file.cpp) and runs it in the emulator's checked mode
 # make bench   the measured tables of the README, on this machine
 # make device  on a machine with a GPU: build, all tests, benchmarks, logs under $(OUT)
 #
@@ -37,7 +38,7 @@ RUN_PYTEST = OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PY) -m pytest tests $(P
 CONFIGURE = cmake -S $(ROOT) -DCMAKE_BUILD_TYPE=Release -DLRK_TESTS=ON -DLRK_EMULATOR=ON \
             $(if $(shell PATH='$(PATH)' command -v ninja),-GNinja)
 
-.PHONY: all demo test check bench device device-test environment package cpp lint wheel-test checked sanitize clean
+.PHONY: all demo test check bench device device-test environment package cpp lint wheel-test try checked sanitize clean
 
 all: package
 
@@ -86,6 +87,15 @@ wheel-test: environment
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	cp -r tests build/wheel/tests
 	cd build/wheel && venv/bin/python -m pytest tests $(PYTEST)
+
+# A file and those of the emulator, nothing else.
+KERNEL ?= tests/cpp/try_kernel.cpp
+TRY := $(ROOT)/build/try
+try: environment
+	@mkdir -p $(TRY)
+	@($(CONFIGURE) -B $(TRY) -DLRK_CUDA=OFF -DLRK_EMULATOR=CHECKED -DLRK_TRY_KERNEL=$(abspath $(KERNEL)) && \
+	  cmake --build $(TRY) --parallel --target try_kernel) > $(TRY)/log || (cat $(TRY)/log; false)
+	@$(TRY)/try_kernel
 
 # Every memory access of CUDA kernels looked at, from the C++ tests and all Python tests of emulated kernels and wrappers.
 CHECKED := $(ROOT)/build/checked

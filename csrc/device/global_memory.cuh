@@ -24,11 +24,6 @@ class GlobalMemory {
   GlobalMemory& operator=(const GlobalMemory&) = delete;
 
 #if defined(LRK_EMULATE)
-  ~GlobalMemory() {
-    auto& spans = emulator::registered_spans();
-    spans.resize(spans.size() - count_);
-  }
-
   GlobalMemory& reads(const void* data, size_t bytes, const char* name = "an operand") {
     return add({static_cast<const char*>(data), bytes, 1, 0, false, name});
   }
@@ -44,9 +39,7 @@ class GlobalMemory {
 
  private:
   GlobalMemory& add(emulator::MemorySpan span) {
-    if (span.begin == nullptr) return *this;
-    emulator::registered_spans().push_back(std::move(span));
-    ++count_;
+    if (span.begin != nullptr) spans_.add(std::move(span));
     return *this;
   }
 
@@ -68,7 +61,7 @@ class GlobalMemory {
     return span;
   }
 
-  size_t count_ = 0;
+  emulator::RegisteredSpans spans_;
 #else
   GlobalMemory& reads(const void*, size_t, const char* = "") { return *this; }
   GlobalMemory& writes(void*, size_t, const char* = "") { return *this; }

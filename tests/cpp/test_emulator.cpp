@@ -310,14 +310,37 @@ void test_faults() {
   expect(mentions(start(mixed_operations_kernel, dim3(1), dim3(32), 0), "different operations"), "a divergent warp");
   expect(mentions(start(foreign_lane_kernel, dim3(1), dim3(32), 0), "not in the mask"), "a shuffle from outside");
   expect(mentions(start(past_the_end_kernel, dim3(1), dim3(32), 100), "past the end"), "a plain write past the end");
-  expect(mentions(start(index_kernel, dim3(1), dim3(33), 0, static_cast<std::atomic<int>*>(nullptr)), "invalid launch"),
-         "a block that is no whole number of warps");
-  expect(mentions(start(past_the_end_kernel, dim3(1), dim3(32), 1 << 20), "invalid launch"), "too much shared memory");
+  expect(start(past_the_end_kernel, dim3(1), dim3(32), 101).ok(), "the byte belongs to a larger shared memory");
   float value = 0.0f;
   expect(start(unwritten_kernel, dim3(1), dim3(32), 64, &value).ok() && std::isnan(value), "unwritten memory is NaN");
   std::vector<float> sums(2);
   expect(start(tree_kernel, dim3(2), dim3(64), 256, sums.data()).ok() && sums[0] == 2016.0f,
          "a fault does not outlive its launch");
+}
+
+// --- Launches that cannot be: kernel, number and whose rule it is.
+
+void test_refusals() {
+  const struct {
+    dim3 grid, block;
+    size_t shared_bytes;
+    const char* reason;
+  } launches[] = {
+      {dim3(0), dim3(32), 0, "no blocks, the grid is (0, 1, 1) (a rule of every GPU)"},
+      {dim3(1), dim3(8, 0), 0, "no threads, the block is (8, 0, 1) (a rule of every GPU)"},
+      {dim3(1), dim3(16, 3), 0,
+       "48 threads a block (16, 3, 1), not a multiple of 32 (a rule of the emulator, which knows whole warps only"},
+      {dim3(1), dim3(1056), 0, "1056 threads a block (1056, 1, 1), at most 1024 (a rule of every GPU)"},
+      {dim3(1), dim3(1, 1, 96), 0, "96 threads a block (1, 1, 96), at most 64 along z (a rule of every GPU)"},
+      {dim3(1, 65536), dim3(32), 0, "the grid is (1, 65536, 1), at most (2147483647, 65535, 65535) (a rule of every"},
+      {dim3(1), dim3(32), 1 << 20,
+       "1048576 bytes of shared memory a block, at most 166912 (a limit of the emulated device, an sm_80 with 4"},
+  };
+  for (const auto& refused : launches) {
+    const Status status = start(half_warps_kernel, refused.grid, refused.block, refused.shared_bytes);
+    expect(mentions(status, std::string("kernel half_warps_kernel: invalid launch: ") + refused.reason),
+           refused.reason);
+  }
 }
 
 }  // namespace
@@ -336,6 +359,7 @@ int main() {
   test_conversions<BFloat16>(7, -126, 3.3e38);
   test_conversions<Float16>(10, -14, 65504.0);
   test_faults();
+  test_refusals();
   expect(multiprocessors(0) == 4, "the emulated device has four multiprocessors");
   return testing::report();
 }

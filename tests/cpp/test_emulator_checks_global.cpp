@@ -1,5 +1,6 @@
 // The checked mode on global memory: bounds of what the launch names, races within a block, between blocks, and with
 // the launch before. As for shared memory each bug is reported with its place, and the kernel without it runs.
+#include <memory>
 #include <vector>
 
 #include "device/ptx/cp_async.cuh"
@@ -243,12 +244,33 @@ void stores_volatile(float* out) {
     for (int i = 0; i < 16; ++i) *mine = float(i);
 }
 
+void copies_floats(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
+
 template <bool kBug>
 void overwrites_a_source(float* buffer) {
   ptx::cp_async<4>(ptx::shared_address(dynamic_shared<float>() + threadIdx.x), buffer + threadIdx.x, 4);
   if constexpr (!kBug) ptx::cp_async_wait_all();
   buffer[threadIdx.x] = -1.0f;
   ptx::cp_async_wait_all();  // [late wait]
+}
+
+/// Operands are named by objects that may end in any order; each takes its own with it.
+void test_lifetimes() {
+  float* const in = storage();
+  float* const out = storage() + 256;
+  const auto run = [&] { return start(copies_floats, dim3(1), dim3(32), 0, static_cast<const float*>(in), out); };
+  auto first = std::make_unique<GlobalMemory>();
+  auto second = std::make_unique<GlobalMemory>();
+  second->writes(out, 128, "out");
+  first->reads(in, 128, "in");
+  expect_silence(run(), "both operands are named");
+  second.reset();  // the first to be used
+  expect(mentions(run(), "writes 4 bytes of global memory out of bounds"), "what was named last and first is gone");
+  GlobalMemory third;
+  third.writes(out, 128, "out");
+  expect_silence(run(), "both operands are named again");
+  first.reset();
+  expect(mentions(run(), "reads 4 bytes of global memory out of bounds"), "what an object named goes with it");
 }
 
 /// Sixteen bytes that are aligned to eight are two accesses.
@@ -479,6 +501,7 @@ void test_chains_of_launches() {
 
 int main() {
   lrk::test_accesses();
+  lrk::test_lifetimes();
   lrk::test_bounds();
   lrk::test_races();
   lrk::test_constant_reads();

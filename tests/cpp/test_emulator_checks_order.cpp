@@ -285,7 +285,8 @@ void test_waits() {
                 {"waits_for_a_block<true>", 0, 0, "deadlock", "waits for a block"});
   expect_silence(start_cooperative(waits_for_a_block<false>, 3, 64, flag), "waits_for_a_block, cooperative");
   expect(mentions(start_cooperative(waits_for_a_block<false>, 9, 1024, flag),
-                  "invalid launch: 9 cooperative blocks, of which 8 fit the device at once"),
+                  "kernel waits_for_a_block<false>: invalid launch: 9 cooperative blocks of 1024 threads and 0 bytes of "
+                  "shared memory, of which 8 fit the device at once (a limit of the emulated device"),
          "a cooperative launch must fit the device");
 }
 

@@ -110,7 +110,6 @@ void Block::run_kernel() {
   fail(std::move(fault));  // does not return, and so must not keep the exception
 }
 
-/// With what is known of the running thread.
 Fault Block::completed(Fault fault) const {
   if (!fault.has_thread) {
     fault.thread = fault.lane < 0 ? running_ : running_ / kWarpSize * kWarpSize + size_t(fault.lane);

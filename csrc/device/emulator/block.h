@@ -46,6 +46,11 @@ class Block {
   size_t thread() const { return running_; }
   int lane() const { return int(running_ % kWarpSize); }
   char* shared() const { return shared_.data(); }
+  size_t stack_bytes() const { return stacks_.area(running_).bytes; }
+  /// In the inaccessible page that follows the end of the running thread's stack.
+  bool is_below_stack(const char* address) const {
+    return size_t(stacks_.area(running_).bottom - address) - 1 < page_bytes();
+  }
   Checker* checker() const { return checker_.get(); }
   void count_change() { changes_.fetch_add(1, std::memory_order_relaxed); }
 
@@ -66,6 +71,8 @@ class Block {
   void async_wait(size_t pending_groups);
   void async_wait_all();
 
+  /// With what is known of the running thread: who it is, and unless it is there a stack.
+  Fault completed(Fault fault) const;
   /// Ends the running thread, and with it the block, which keeps the first fault. Nothing is unwound: the caller may be
   /// an instrumentation hook, which the compiler takes for a function that cannot throw.
   [[noreturn]] void fail(Fault fault);
@@ -99,7 +106,6 @@ class Block {
   };
   static constexpr size_t kStackBytes = 64 << 10;
 
-  Fault completed(Fault fault) const;
   [[noreturn]] void leave();
   void wait(State state, const char* operation, const void* pc);
   void release(size_t thread);

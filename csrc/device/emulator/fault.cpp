@@ -55,13 +55,13 @@ std::string places(const std::vector<const void*>& stack) {
   return text.empty() ? machinery : text;
 }
 
-std::string index(const Dim3& at) {
+}  // namespace
+
+std::string triple(const Dim3& of) {
   std::ostringstream text;
-  text << "(" << at.x << ", " << at.y << ", " << at.z << ")";
+  text << "(" << of.x << ", " << of.y << ", " << of.z << ")";
   return text.str();
 }
-
-}  // namespace
 
 std::vector<const void*> call_stack() {
   std::vector<const void*> stack;
@@ -95,8 +95,8 @@ bool same_place(const void* pc, const void* other_pc) {
 }
 
 std::string describe(const void* kernel, const Fault& fault) {
-  std::string text = "kernel " + function_name(kernel) + ", block " + index(fault.block);
-  if (fault.has_thread) text += ", thread " + std::to_string(fault.thread) + " " + index(fault.thread_index);
+  std::string text = "kernel " + function_name(kernel) + ", block " + triple(fault.block);
+  if (fault.has_thread) text += ", thread " + std::to_string(fault.thread) + " " + triple(fault.thread_index);
   if (const std::string place = places(fault.stack); !place.empty()) text += ", at " + place;
   text += ": " + fault.what;
   for (const Fault::Place& related : fault.related) {

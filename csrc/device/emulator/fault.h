@@ -30,6 +30,9 @@ struct Fault {
 /// The return addresses of the calling fiber or thread, innermost first.
 std::vector<const void*> call_stack();
 
+/// "(x, y, z)"
+std::string triple(const Dim3& of);
+
 /// "kernel K, block (x, y, z), thread t (x, y, z), at FILE:LINE < FILE:LINE: WHAT; ..."
 std::string describe(const void* kernel, const Fault& fault);
 

@@ -19,7 +19,7 @@ GridChecker::GridChecker(const Launch& launch, UnfinishedLaunches unfinished)
     : kernel_(launch.kernel), grid_(launch.grid), unfinished_(std::move(unfinished)) {
   for (const MemorySpan& span : launch.parameters) spans_.push_back({span});
   std::vector<Span> operands;
-  for (const MemorySpan& span : registered_spans())
+  for (const MemorySpan& span : RegisteredSpans::of_this_thread())
     if (span.extent() > 0) operands.push_back({span});
   // Operands may overlap (base may be y), but a byte has one shadow.
   std::sort(operands.begin(), operands.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });

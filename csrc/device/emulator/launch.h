@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/emulator/thread.h"
@@ -12,7 +13,7 @@ namespace lrk::emulator {
 /// take the paths that large ones take on a GPU.
 constexpr int kMultiprocessors = 4;
 constexpr size_t kMaxSharedBytes = 163 << 10;  // of a block
-constexpr size_t kMaxThreads = 1024;           // of a block
+constexpr size_t kMaxThreads = 1024, kMaxThreadsAlongZ = 64;  // of a block
 constexpr size_t kSharedBytesPerMultiprocessor = 164 << 10, kReservedSharedBytes = 1 << 10;
 constexpr size_t kThreadsPerMultiprocessor = 2048, kBlocksPerMultiprocessor = 32;
 
@@ -26,9 +27,23 @@ struct MemorySpan {
   size_t extent() const { return lines == 0 ? 0 : (lines - 1) * stride + line_bytes; }
 };
 
-/// The spans that launches of this operating-system thread may touch. Looked at in checked mode only, where an access
-/// outside of them is a fault.
-std::vector<MemorySpan>& registered_spans();
+/// Memory that launches of the constructing operating-system thread may touch as long as the object lives, which ends on
+/// that thread. Looked at in checked mode only, where an access outside of it is a fault.
+class RegisteredSpans {
+ public:
+  RegisteredSpans();
+  ~RegisteredSpans();
+  RegisteredSpans(const RegisteredSpans&) = delete;
+  RegisteredSpans& operator=(const RegisteredSpans&) = delete;
+
+  void add(MemorySpan span) { spans_.push_back(std::move(span)); }
+  /// Those of all living objects.
+  static std::vector<MemorySpan> of_this_thread();
+
+ private:
+  static std::vector<const RegisteredSpans*>& alive();
+  std::vector<MemorySpan> spans_;
+};
 
 struct Launch {
   const void* kernel = nullptr;  // only its name is wanted

@@ -12,14 +12,11 @@
 
 #include "device/emulator/block.h"
 #include "device/emulator/checker.h"
+#include "device/emulator/crash.h"
 #include "device/emulator/launch.h"
+#include "device/emulator/symbols.h"
 
 namespace lrk::emulator {
-
-std::vector<MemorySpan>& registered_spans() {
-  static thread_local std::vector<MemorySpan> spans;
-  return spans;
-}
 
 namespace {
 
@@ -36,17 +33,31 @@ size_t resident_blocks(const Launch& launch) {
   return kMultiprocessors * std::min({by_threads, by_shared, kBlocksPerMultiprocessor});
 }
 
+/// Why the launch cannot be, and whose rule that is: any GPU's, that of the emulated device (a real one may be larger),
+/// or the emulator's alone. Empty when it can.
 std::string refusal(const Launch& launch) {
   const size_t blocks = launch.grid.count(), threads = launch.block.count();
-  if (blocks == 0 || threads == 0 || threads > kMaxThreads || threads % kWarpSize != 0)
-    return "invalid launch: " + std::to_string(blocks) + " blocks of " + std::to_string(threads) + " threads";
-  if (launch.grid.y > 65535 || launch.grid.z > 65535 || launch.grid.x > 0x7fffffffu)
-    return "invalid launch: the grid is too large";
+  const Dim3 &grid = launch.grid, &block = launch.block;
+  const std::string these = std::to_string(threads) + " threads a block " + triple(block);
+  const std::string any_gpu = " (a rule of every GPU)", emulated = " (a limit of the emulated device, an sm_80 with " +
+                                                                   std::to_string(kMultiprocessors) +
+                                                                   " multiprocessors)";
+  if (blocks == 0) return "no blocks, the grid is " + triple(grid) + any_gpu;
+  if (threads == 0) return "no threads, the block is " + triple(block) + any_gpu;
+  if (threads > kMaxThreads) return these + ", at most " + std::to_string(kMaxThreads) + any_gpu;
+  if (block.z > kMaxThreadsAlongZ)
+    return these + ", at most " + std::to_string(kMaxThreadsAlongZ) + " along z" + any_gpu;
+  if (threads % kWarpSize != 0)
+    return these + ", not a multiple of 32 (a rule of the emulator, which knows whole warps only; a GPU would run it)";
+  if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return "the grid is " + triple(grid) + ", at most (2147483647, 65535, 65535)" + any_gpu;
   if (launch.shared_bytes > kMaxSharedBytes)
-    return "invalid launch: " + std::to_string(launch.shared_bytes) + " bytes of shared memory";
+    return std::to_string(launch.shared_bytes) + " bytes of shared memory a block, at most " +
+           std::to_string(kMaxSharedBytes) + emulated;
   if (launch.cooperative && blocks > resident_blocks(launch))
-    return "invalid launch: " + std::to_string(blocks) + " cooperative blocks, of which " +
-           std::to_string(resident_blocks(launch)) + " fit the device at once";
+    return std::to_string(blocks) + " cooperative blocks of " + std::to_string(threads) + " threads and " +
+           std::to_string(launch.shared_bytes) + " bytes of shared memory, of which " +
+           std::to_string(resident_blocks(launch)) + " fit the device at once" + emulated;
   return {};
 }
 
@@ -74,7 +85,10 @@ class Workers {
     std::vector<std::thread> helpers;
     for (size_t i = 1, count = running_; i < count; ++i) {
       try {
-        helpers.emplace_back([this] { work(); });
+        helpers.emplace_back([this] {
+          const SignalStack signal_stack;
+          work();
+        });
       } catch (const std::system_error&) {  // no more threads to have: fewer do the same
         const std::lock_guard<std::mutex> lock(mutex_);
         running_ -= count - i;
@@ -181,13 +195,16 @@ std::string run_together(const Launch& launch, GridChecker* checker) {
 
 std::string run(const Launch& launch) {
   const Unwatched unwatched;
-  if (std::string reason = refusal(launch); !reason.empty()) return reason;
+  if (const std::string reason = refusal(launch); !reason.empty())
+    return "kernel " + function_name(launch.kernel) + ": invalid launch: " + reason;
   std::shared_ptr<GridChecker> checker;
   if constexpr (kChecked) {
     UnfinishedLaunches unfinished = std::exchange(unfinished_launches(launch.stream), {});
     if (!launch.programmatic) unfinished = {};  // it starts when all before it have ended
     checker = std::make_shared<GridChecker>(launch, std::move(unfinished));
   }
+  const CrashReports crash_reports;
+  const SignalStack signal_stack;
   std::string failure =
       launch.cooperative ? run_together(launch, checker.get()) : Workers(launch, checker.get()).run();
   if constexpr (kChecked) unfinished_launches(launch.stream) = GridChecker::unfinished_after(checker);
