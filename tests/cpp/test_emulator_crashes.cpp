@@ -1,5 +1,5 @@
-// Processor faults inside a kernel: the process dies of its signal, but first a line says which kernel, block and thread
-// it was; handlers that were there before get the signal, and get their place back. Each crash happens in a child.
+// Processor faults inside a kernel: the process dies of its signal, but first a line says which kernel, block and
+// thread it was; handlers that were there before get the signal, and get their place back. Each crash is a child's.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +26,12 @@ int descend(int depth) {
 void overflows(int* out) {
   __syncthreads();
   if (blockIdx.x == 1 && threadIdx.x == 37) out[0] = descend(0);
+}
+/// The frame alone is larger than five stacks.
+[[maybe_unused]] void keeps_too_much(int* out) {  // [large frame]
+  volatile char kept[300000];
+  kept[threadIdx.x] = 1;
+  if (threadIdx.x == 32) *out = kept[threadIdx.x];
 }
 [[maybe_unused]] void divides_by_zero(int* out) {
   const volatile int zero = 0;
@@ -99,8 +105,12 @@ void expect_crash(const Outcome& outcome, int signal, const char* kernel, const 
 
 void test_crashes() {
   int value = 0;
-  expect_crash(outcome_of(overflows, &value), SIGSEGV, "overflows", "block (1, 0, 0), thread 37 (37, 0, 0)", "recursion",
-               "stack overflow of a CUDA thread, which has 65536 bytes here");
+  expect_crash(outcome_of(overflows, &value), SIGSEGV, "overflows", "block (1, 0, 0), thread 37 (37, 0, 0)",
+               "recursion", "stack overflow of a CUDA thread, which has 65536 bytes here");
+#if !defined(__SANITIZE_ADDRESS__)
+  expect_crash(outcome_of(keeps_too_much, &value), SIGSEGV, "keeps_too_much", "thread 0 (0, 0, 0)", "large frame",
+               "stack overflow of a CUDA thread");
+#endif
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)  // UBSAN, too, sees the division first; ARM gives zero
   expect_crash(outcome_of(divides_by_zero, &value), SIGFPE, "divides_by_zero", "thread 33 (33, 0, 0)", "division",
                "an integer division by zero");

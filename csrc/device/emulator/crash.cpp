@@ -51,8 +51,8 @@ void explain(char* text, size_t bytes, const Block& block, const siginfo_t& info
     snprintf(text, bytes, "invalid access at address %p", info.si_addr);
 }
 
-/// Kernel and line need memory and the loader's lock, which the crashed thread may hold. A copy of the process takes them,
-/// for some seconds at most. True when it has told all.
+/// Kernel and line need memory and the loader's lock, which the crashed thread may hold. A copy of the process takes
+/// them, for some seconds at most. True when it has told all.
 bool describe_in_child(const Block& block, const char* what) {
   const pid_t child = pid_t(syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));  // no fork handlers
   if (child < 0) return false;
@@ -86,8 +86,8 @@ void on_signal(int signal, siginfo_t* info, void*) {
     explain(what, sizeof(what), *block, *info);
     if (!describe_in_child(*block, what)) {
       const Dim3& at = block->index();
-      const int length = snprintf(text, sizeof(text), "emulator: block (%u, %u, %u), thread %zu: %s\n", at.x, at.y, at.z,
-                                  block->thread(), what);
+      const int length = snprintf(text, sizeof(text), "emulator: block (%u, %u, %u), thread %zu: %s\n", at.x, at.y,
+                                  at.z, block->thread(), what);
       if (write(STDERR_FILENO, text, size_t(length)) < 0) return;
     }
   }

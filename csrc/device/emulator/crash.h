@@ -1,10 +1,10 @@
-// Processor faults of a kernel: the end of a fiber's stack, an address that is nowhere, a division by zero. What no check
-// has seen still dies of its signal, but not without a line on standard error that names kernel, block and thread.
+// Processor faults of a kernel: the end of a fiber's stack, an address that is nowhere, a division by zero. What no
+// check has seen still dies of its signal, but not before a line on standard error has named kernel, block and thread.
 #pragma once
 
-#include "device/emulator/memory.h"
-
 #include <csignal>
+
+#include "device/emulator/memory.h"
 
 namespace lrk::emulator {
 
