@@ -65,14 +65,7 @@ void Checker::shared_access(const char* address, size_t bytes, const Access& acc
       return false;
     }
     const bool good = access.write ? write_cell(shadow_, cell, access, conflict) : read_cell(cell, access, conflict);
-    if (good && !access.write) {
-      // Each warp has a record of its own here.
-      ReadRecord& record = cell.reads()[access.warp];
-      if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
-      record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
-      record.block = access.block, record.warp = uint16_t(access.warp);
-      record.strong = record.strong && access.strong();
-    }
+    if (good && !access.write) note_read(shadow_.read(cell, access.warp), access);  // a warp has a record of its own
     return good;
   });
   if (access.write && unwritten_bytes_ != 0) look_for_late_writer(offset, bytes, access);
@@ -95,7 +88,7 @@ void Checker::global_access(const char* address, size_t bytes, const Access& acc
     if (access.write) return write_cell(shadow, cell, access, conflict);
     if (!read_cell(cell, access, conflict)) return false;
     // What nobody can write is read for the sake of a launch after this one only.
-    if (span->shadow_writable || cell.read_tick == 0) remember_read(shadow, cell, access);
+    if (span->shadow_writable || cell.reads == 0) remember_read(shadow, cell, access);
     return true;
   });
   if (!fine)
@@ -167,7 +160,7 @@ bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
 
 bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Conflict& conflict) {
   if (!read_cell(cell, access, conflict)) return false;
-  if (cell.read_tick != 0) {
+  if (cell.reads != 0) {
     const bool constant = (cell.flags & Cell::kReadAsConstant) != 0;
     const bool good = shadow.visit_reads(cell, [&](const ReadRecord& record) {
       conflict.block = record.block, conflict.pc = record.pc;
@@ -190,7 +183,7 @@ bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Confl
   }
   const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));
   cell.write_tick = clocks_.tick(), cell.write_block = access.block, cell.writer = uint16_t(writer);
-  cell.write_pc = access.pc, cell.read_tick = 0;
+  cell.write_pc = access.pc;
   cell.flags = uint8_t((cell.flags & Cell::kSplit) | (access.strong() ? Cell::kStrong : 0));
   return true;
 }
@@ -207,12 +200,15 @@ void Checker::remember_read(Shadow& shadow, Cell& cell, const Access& access) {
     chosen = &shadow.unused_read(cell, [&](const ReadRecord& record) {
       return record.block == clocks_.block() && record.tick <= clocks_.settled() && !record.constant;
     });
-  ReadRecord& record = *chosen;
-  if (record.tick == 0 || record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
-  record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
-  record.block = clocks_.block(), record.warp = uint16_t(access.warp);
+  note_read(*chosen, access);
+  if (access.strength == Strength::kConstant) chosen->constant = true, cell.flags |= Cell::kReadAsConstant;
+}
+
+void Checker::note_read(ReadRecord& record, const Access& access) const {
+  if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
+  record.tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
+  record.block = access.block, record.warp = uint16_t(access.warp);
   record.strong = record.strong && access.strong();
-  if (access.strength == Strength::kConstant) record.constant = true, cell.flags |= Cell::kReadAsConstant;
 }
 
 // --- cp.async.
@@ -327,8 +323,8 @@ void Checker::report(std::string what, const Access& access, std::vector<Fault::
   Block::current()->fail(std::move(fault));
 }
 
-/// A thread has ended at a read of what nobody had written. It has released nothing since, so whoever writes those bytes
-/// now is not ordered after it, and was not ordered before it.
+/// A thread has ended at a read of what nobody had written. It has released nothing since, so whoever writes those
+/// bytes now is not ordered after it, and was not ordered before it.
 void Checker::look_for_late_writer(size_t offset, size_t bytes, const Access& access) {
   if (offset + bytes <= unwritten_offset_ || unwritten_offset_ + unwritten_bytes_ <= offset) return;
   const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));

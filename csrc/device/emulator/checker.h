@@ -179,6 +179,7 @@ class Checker {
   bool has_waited() const { return clocks_.known_abroad(thread_, kPreviousLaunch, 0) != 0; }
   bool read_cell(Cell& cell, const Access& access, Conflict& conflict);
   bool write_cell(Shadow& shadow, Cell& cell, const Access& access, Conflict& conflict);
+  void note_read(ReadRecord& record, const Access& access) const;
   void remember_read(Shadow& shadow, Cell& cell, const Access& access);
   void search_unfinished_launches(const GridChecker::Span& span, const char* address, size_t bytes,
                                   const Access& access);

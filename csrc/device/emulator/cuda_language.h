@@ -55,14 +55,15 @@ template <class T>
 __forceinline__ T shuffle_from(const char* operation, unsigned mask, T value, int source) {
   const ShuffleInput<T> input{value, source};
   T result = value;
-  emulator::warp_collective(operation, mask, &input, &result, [operation, mask](emulator::Warp& warp) {
+  const auto move = [operation, mask](emulator::Warp& warp) LRK_UNINSTRUMENTED {
     for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
       if ((mask >> lane & 1) == 0) continue;
       const int from = warp.input<ShuffleInput<T>>(lane).source;
       if ((mask >> from & 1) == 0) emulator::fault(operation, "the source lane is not in the mask");
       warp.output<T>(lane) = warp.input<ShuffleInput<T>>(from).value;
     }
-  });
+  };
+  emulator::warp_collective(operation, mask, &input, &result, move);
   return result;
 }
 
@@ -96,7 +97,7 @@ __forceinline__ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int wid
 template <class Result, class T, class Reduce>
 __forceinline__ Result reduce_over_lanes(const char* operation, unsigned mask, T value, const Reduce& reduce) {
   Result result{};
-  emulator::warp_collective(operation, mask, &value, &result, [mask, &reduce](emulator::Warp& warp) {
+  emulator::warp_collective(operation, mask, &value, &result, [mask, &reduce](emulator::Warp& warp) LRK_UNINSTRUMENTED {
     for (int lane = 0; lane < emulator::kWarpSize; ++lane)
       if ((mask >> lane & 1) != 0) warp.output<Result>(lane) = reduce(warp, warp.input<T>(lane));
   });

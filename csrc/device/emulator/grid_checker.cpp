@@ -89,7 +89,7 @@ GridChecker::Touch GridChecker::conflict_with(const char* address, size_t bytes,
     region.shadow->visit(size_t(begin - region.begin), size_t(end - begin), false, [&](Cell& cell, size_t, size_t) {
       if (cell.write_tick != 0)
         touch = {true, true, cell.writer, cell.write_pc};
-      else if (write && cell.read_tick != 0)
+      else if (write)
         region.shadow->visit_reads(cell, [&](const ReadRecord& record) {
           const size_t lane = size_t(__builtin_ctz(record.lanes));
           touch = {true, false, uint16_t(record.warp * kWarpSize + lane), record.pc};

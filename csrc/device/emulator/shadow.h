@@ -26,14 +26,11 @@ struct Cell {
   enum Flag : uint8_t { kSplit = 1, kInFlight = 2, kStrong = 4, kReadAsConstant = 8, kMoreReads = 16 };
 
   uint32_t write_tick, write_block;  // 0: never written
-  uint32_t read_tick;                // of the latest read, 0: none since the last write
+  uint32_t reads;                    // bit i: read record i holds reads since the last write
   uint16_t writer;                   // thread
   uint8_t flags;
   uint8_t lock;
   const void* write_pc;
-
-  /// As many as the shadow has, behind the cell.
-  ReadRecord* reads() { return reinterpret_cast<ReadRecord*>(this + 1); }
 };
 
 /// Zeroed memory of which only what is touched exists.
@@ -60,40 +57,42 @@ class SparsePages {
 
 class Shadow {
  public:
-  /// Of `bytes` of memory, with room for `reads` different reads in a cell (of more it takes a slower way).
+  /// Of `bytes` of memory, with `reads` read records a cell, 1 to 32 (what finds none takes a slower way).
   /// `concurrent`: several operating-system threads visit it.
   Shadow(size_t bytes, size_t reads, bool concurrent)
-      : reads_(reads), stride_(sizeof(Cell) + reads * sizeof(ReadRecord)), concurrent_(concurrent),
-        words_((bytes + 3) / 4 * stride_), bytes_((bytes + 3) / 4 * 4 * stride_) {}
+      : concurrent_(concurrent), words_((bytes + 3) / 4, reads), bytes_((bytes + 3) / 4 * 4, reads) {}
 
   /// Calls visitor(record) for what is remembered of the reads of `cell`, until one answers false.
   template <class Visitor>
   bool visit_reads(Cell& cell, const Visitor& visitor) {
-    for (size_t i = 0; i < reads_; ++i)
-      if (cell.reads()[i].tick != 0 && !visitor(cell.reads()[i])) return false;
+    for (uint32_t left = cell.reads; left != 0; left &= left - 1)
+      if (!visitor(record(cell, size_t(__builtin_ctz(left))))) return false;
     if ((cell.flags & Cell::kMoreReads) == 0) return true;
-    for (ReadRecord& record : more_reads(cell))
-      if (!visitor(record)) return false;
+    for (ReadRecord& more : more_reads(cell))
+      if (!visitor(more)) return false;
     return true;
   }
-  /// A record of which nothing is kept, or one for which reusable(record) holds, or one more.
+  /// Record `index` of the cell, empty when nothing was remembered in it.
+  ReadRecord& read(Cell& cell, size_t index) {
+    ReadRecord& chosen = record(cell, index);
+    if ((cell.reads >> index & 1) == 0) chosen = ReadRecord{};
+    cell.reads |= 1u << index;
+    return chosen;
+  }
+  /// An empty record: an unused one, one for which reusable(record) holds, or one more.
   template <class Reusable>
   ReadRecord& unused_read(Cell& cell, const Reusable& reusable) {
-    for (size_t i = 0; i < reads_; ++i) {
-      ReadRecord& record = cell.reads()[i];
-      if (record.tick != 0 && !reusable(record)) continue;
-      record = ReadRecord{};
-      return record;
+    for (size_t i = 0; i < words_.reads; ++i) {
+      if ((cell.reads >> i & 1) != 0 && !reusable(record(cell, i))) continue;
+      cell.reads &= ~(1u << i);
+      return read(cell, i);
     }
     std::vector<ReadRecord>& more = more_reads(cell);
     if ((cell.flags & Cell::kMoreReads) == 0) more.clear();  // of an earlier use
     cell.flags |= Cell::kMoreReads;
     return more.emplace_back();
   }
-  void forget_reads(Cell& cell) {
-    for (size_t i = 0; i < reads_; ++i) cell.reads()[i].tick = 0;
-    cell.read_tick = 0, cell.flags &= uint8_t(~Cell::kMoreReads);
-  }
+  void forget_reads(Cell& cell) { cell.reads = 0, cell.flags &= uint8_t(~Cell::kMoreReads); }
 
   /// Calls visitor(cell, first byte, bytes) for the cells of [offset, offset + bytes), until one answers false.
   /// `replaces`: the visitor leaves the same record in every cell, so that a whole word becomes one cell again.
@@ -108,33 +107,54 @@ class Shadow {
   }
 
  private:
-  Cell& at(const SparsePages& pages, size_t index) const {
-    return *reinterpret_cast<Cell*>(pages.data() + index * stride_);
+  /// Cells one after another, and behind them the first read record of each, then the second of each, ...: what
+  /// neighbours touch together lies together.
+  struct Cells {
+    Cells(size_t count_, size_t reads_)
+        : count(count_), reads(reads_), pages(count * (sizeof(Cell) + reads * sizeof(ReadRecord))) {}
+    bool contains(const Cell& cell) const {
+      return size_t(reinterpret_cast<const char*>(&cell) - pages.data()) < count * sizeof(Cell);
+    }
+    Cell& cell(size_t index) const { return reinterpret_cast<Cell*>(pages.data())[index]; }
+    ReadRecord& record(size_t index, size_t number) const {
+      return reinterpret_cast<ReadRecord*>(pages.data() + count * sizeof(Cell))[number * count + index];
+    }
+    size_t count, reads;
+    SparsePages pages;
+  };
+
+  ReadRecord& record(const Cell& cell, size_t number) const {
+    const Cells& cells = words_.contains(cell) ? words_ : bytes_;
+    return cells.record(size_t(&cell - &cells.cell(0)), number);
   }
 
   template <class Visitor>
   bool visit_word(size_t index, size_t within, size_t count, bool replaces, const Visitor& visitor) {
-    Cell& word = at(words_, index);
+    Cell& word = words_.cell(index);
     const Lock lock(word, concurrent_);
     if (count == 4 && (word.flags & Cell::kSplit) == 0) return visitor(word, 4 * index, size_t(4));
     if ((word.flags & Cell::kSplit) == 0) {
-      for (size_t i = 0; i < 4; ++i) copy(at(bytes_, 4 * index + i), word);
+      for (size_t i = 0; i < 4; ++i) copy(bytes_.cell(4 * index + i), word);
       word.flags |= Cell::kSplit;
     }
     for (size_t i = within; i < within + count; ++i)
-      if (!visitor(at(bytes_, 4 * index + i), 4 * index + i, size_t(1))) return false;
-    if (count == 4 && replaces) copy(word, at(bytes_, 4 * index));
+      if (!visitor(bytes_.cell(4 * index + i), 4 * index + i, size_t(1))) return false;
+    if (count == 4 && replaces) copy(word, bytes_.cell(4 * index));
     return true;
   }
 
   void copy(Cell& to, const Cell& from) {
     const uint8_t lock = to.lock;
-    memcpy(static_cast<void*>(&to), &from, stride_);
+    to = from;
     to.lock = lock;
+    for (uint32_t left = from.reads; left != 0; left &= left - 1) {
+      const size_t number = size_t(__builtin_ctz(left));
+      record(to, number) = record(from, number);
+    }
     if ((from.flags & Cell::kMoreReads) != 0) more_reads(to) = more_reads(from);
   }
 
-  /// The reads of a cell that do not fit behind it. The table is everybody's, an entry whoever's who has the cell.
+  /// The reads of a cell that find no record. The table is everybody's, an entry whoever's who has the cell.
   std::vector<ReadRecord>& more_reads(const Cell& cell) {
     const std::lock_guard<std::mutex> lock(more_reads_mutex_);
     return more_reads_[&cell];
@@ -154,9 +174,8 @@ class Shadow {
     uint8_t* lock_;
   };
 
-  size_t reads_, stride_;
   bool concurrent_;
-  SparsePages words_, bytes_;
+  Cells words_, bytes_;
   std::mutex more_reads_mutex_;
   std::unordered_map<const Cell*, std::vector<ReadRecord>> more_reads_;
 };

@@ -36,8 +36,7 @@ int lane();
 void sync_threads();
 
 /// bar.sync id, threads: waits until `threads` threads (a multiple of 32) have come, by sync or arrive, and is ordered
-/// after all of them. Barrier 0 with all threads is __syncthreads. All three are .aligned: they count whole warps, whose
-/// lanes come together.
+/// after all of them. Barrier 0 with all threads is __syncthreads. All are .aligned: whole warps come, by one call.
 void barrier_sync(unsigned id, unsigned threads);
 
 /// bar.arrive id, threads: comes without waiting.
@@ -61,10 +60,13 @@ struct Warp {
   LaneSlot lane[kWarpSize];
 
   template <class T>
-  const T& input(int index) const { return *static_cast<const T*>(lane[index].input); }
+  __attribute__((always_inline)) const T& input(int index) const { return *static_cast<const T*>(lane[index].input); }
   template <class T>
-  T& output(int index) const { return *static_cast<T*>(lane[index].output); }
+  __attribute__((always_inline)) T& output(int index) const { return *static_cast<T*>(lane[index].output); }
 };
+
+/// For a `work` of the following: what it touches is nobody's access unless it says so, and need not be instrumented.
+#define LRK_UNINSTRUMENTED __attribute__((no_sanitize("thread")))
 
 /// What warp_collective() and warp_aligned() are made of: the last lane of `mask` to come calls work(warp, closure).
 void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
@@ -78,7 +80,7 @@ __attribute__((always_inline)) inline void warp_collective(const char* operation
                                                            void* output, const Work& work) {
   warp_rendezvous(
       operation, false, mask, input, output,
-      [](Warp& warp, const void* closure) { (*static_cast<const Work*>(closure))(warp); }, &work);
+      [](Warp& warp, const void* closure) LRK_UNINSTRUMENTED { (*static_cast<const Work*>(closure))(warp); }, &work);
 }
 
 /// The same for an instruction that the manual calls .aligned (mma, ldmatrix, stmatrix): all lanes of the warp execute
@@ -88,7 +90,7 @@ __attribute__((always_inline)) inline void warp_aligned(const char* operation, c
                                                         const Work& work) {
   warp_rendezvous(
       operation, true, kAllLanes, input, output,
-      [](Warp& warp, const void* closure) { (*static_cast<const Work*>(closure))(warp); }, &work);
+      [](Warp& warp, const void* closure) LRK_UNINSTRUMENTED { (*static_cast<const Work*>(closure))(warp); }, &work);
 }
 
 /// __syncwarp (bar.warp.sync): the lanes of `mask` meet and their memory accesses are ordered.

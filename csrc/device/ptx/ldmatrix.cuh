@@ -17,7 +17,7 @@ __forceinline__ void emulated_ldmatrix(uint32_t (&fragment)[kCount], uint32_t ad
   struct Result {
     uint32_t word[kCount];
   } result;
-  emulator::warp_aligned(kName, &address, &result, [](emulator::Warp& warp) {
+  emulator::warp_aligned(kName, &address, &result, [](emulator::Warp& warp) LRK_UNINSTRUMENTED {
     for (int matrix = 0; matrix < kCount; ++matrix) {
       uint16_t element[8][8];
       for (int row = 0; row < 8; ++row) {

@@ -21,7 +21,7 @@ __forceinline__ void emulated_mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4]
     uint32_t a[4], b[2];
   };
   emulated_mma("mma.m16n8k16", d, Held{{a[0], a[1], a[2], a[3]}, {b0, b1}},
-               [](const emulator::Warp& warp, float (&sum)[16][8]) {
+               [](const emulator::Warp& warp, float (&sum)[16][8]) LRK_UNINSTRUMENTED {
                  float left[16][16], right[16][8];
                  for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
                    const auto& held = warp.input<Held>(lane);

@@ -20,7 +20,7 @@ __forceinline__ void emulated_mma(const char* name, float (&d)[4], const Held& h
     float element[4];
   } accumulators;
   memcpy(accumulators.element, d, sizeof(d));
-  emulator::warp_aligned(name, &held, &accumulators, [&](emulator::Warp& warp) {
+  emulator::warp_aligned(name, &held, &accumulators, [&](emulator::Warp& warp) LRK_UNINSTRUMENTED {
     float sum[16][8] = {};
     product(warp, sum);
     for (int lane = 0; lane < emulator::kWarpSize; ++lane) {
@@ -32,7 +32,7 @@ __forceinline__ void emulated_mma(const char* name, float (&d)[4], const Held& h
 }
 
 template <int kK>
-void add_product(const float (&left)[16][kK], const float (&right)[kK][8], float (&sum)[16][8]) {
+LRK_UNINSTRUMENTED void add_product(const float (&left)[16][kK], const float (&right)[kK][8], float (&sum)[16][8]) {
   for (int m = 0; m < 16; ++m)
     for (int k = 0; k < kK; ++k)
       for (int n = 0; n < 8; ++n) sum[m][n] += left[m][k] * right[k][n];

@@ -29,7 +29,7 @@ __forceinline__ void emulated_mma_sp_m16n8k32(float (&d)[4], const uint32_t (&a)
     uint32_t a[4], b[4], metadata;
   };
   emulated_mma("mma.sp.m16n8k32", d, Held{{a[0], a[1], a[2], a[3]}, {b[0], b[1], b[2], b[3]}, metadata},
-               [](const emulator::Warp& warp, float (&sum)[16][8]) {
+               [](const emulator::Warp& warp, float (&sum)[16][8]) LRK_UNINSTRUMENTED {
                  float kept[16][16], right[32][8];  // kept[m][2 j] and [2 j + 1] are of columns 4 j .. 4 j + 3
                  int column[16][16];
                  for (int lane = 0; lane < emulator::kWarpSize; ++lane) {

@@ -21,7 +21,7 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (
     uint32_t a[4], b[2];
   };
   emulated_mma("mma.m16n8k8.tf32", d, Held{{a[0], a[1], a[2], a[3]}, {b0, b1}},
-               [](const emulator::Warp& warp, float (&sum)[16][8]) {
+               [](const emulator::Warp& warp, float (&sum)[16][8]) LRK_UNINSTRUMENTED {
                  constexpr uint32_t kTf32Bits = 0xffffe000u;
                  float left[16][8], right[8][8];
                  for (int lane = 0; lane < emulator::kWarpSize; ++lane) {

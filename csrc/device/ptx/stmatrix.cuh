@@ -23,7 +23,7 @@ __forceinline__ void emulated_stmatrix(uint32_t address, const uint32_t (&fragme
   } held;
   held.address = address;
   memcpy(held.word, fragment, sizeof(fragment));
-  emulator::warp_aligned(kName, &held, nullptr, [](emulator::Warp& warp) {
+  emulator::warp_aligned(kName, &held, nullptr, [](emulator::Warp& warp) LRK_UNINSTRUMENTED {
     for (int matrix = 0; matrix < kCount; ++matrix)
       for (int lane = 0; lane < emulator::kWarpSize; ++lane)
         for (int half = 0; half < 2; ++half) {
