@@ -375,7 +375,8 @@ void test_constant_reads() {
   memory.reads(in, 128, "in").writes(out, 128, "out");
   LRK_CHECK(reads_as_constant_after, 1, 64, 0,
             (Expected{"reads_as_constant_after<true>", 0, 63,
-                      "reads bytes [126, 127) of out by ld.global.nc, which the same launch writes; written by thread 63",
+                      "reads bytes [126, 127) of out by ld.global.nc, which the same launch writes; written by thread "
+                      "63",
                       "nc after", "written before nc"}), in, out);
   LRK_CHECK(reads_as_constant_before, 1, 64, 0,
             (Expected{"reads_as_constant_before<true>", 0, 63,
@@ -466,8 +467,8 @@ void test_chains_of_launches() {
                        "still be running; its thread 0 writes them", "last but one", "previous launch"};
   expect_report(__FILE__, chain(passes_by<Passes::kWithoutWaiting>, waits),
                 {"depends_on_the_last_but_one<true>", 0, 0,
-                 "reads bytes [0, 4) of data after griddepcontrol.wait, which waits for the launch before this one, but "
-                 "kernel writes was launched earlier and may still be running", "last but one", "previous launch"});
+                 "reads bytes [0, 4) of data after griddepcontrol.wait, which waits for the launch before this one, "
+                 "but kernel writes was launched earlier and may still be running", "last but one", "previous launch"});
   expect_silence(chain(passes_by<Passes::kWaiting>, waits), "a chain in which all wait");
   expect_silence(chain(passes_by<Passes::kWaitingLate>, waits), "a chain that waits late");
   expect_report(__FILE__, chain(passes_by<Passes::kWithoutWaiting>, does_not), early);

@@ -230,7 +230,8 @@ void test_whole_warps() {
   expect_silence(start(syncs_in_two_branches<false>, dim3(1), dim3(64), 0, numbers), "syncs_in_two_branches");
   expect_report(__FILE__, start(loads_in_two_branches<true>, dim3(1), dim3(32), 128, words),
                 {"loads_in_two_branches<true>", 0, 0,  // thread 31 completes the barrier, and so goes on first
-                 "ldmatrix is .aligned, a warp takes it in one place: the lanes of warp 0 come from two; thread 31 came",
+                 "ldmatrix is .aligned, a warp takes it in one place: the lanes of warp 0 come from two; thread 31 "
+                 "came",
                  "lower ldmatrix", "upper ldmatrix"});
   expect_silence(start(loads_in_two_branches<false>, dim3(1), dim3(32), 128, words), "loads_in_two_branches");
   expect_report(__FILE__, start(loads_unlike_counts<true>, dim3(1), dim3(32), 256, words),
@@ -285,8 +286,8 @@ void test_waits() {
                 {"waits_for_a_block<true>", 0, 0, "deadlock", "waits for a block"});
   expect_silence(start_cooperative(waits_for_a_block<false>, 3, 64, flag), "waits_for_a_block, cooperative");
   expect(mentions(start_cooperative(waits_for_a_block<false>, 9, 1024, flag),
-                  "kernel waits_for_a_block<false>: invalid launch: 9 cooperative blocks of 1024 threads and 0 bytes of "
-                  "shared memory, of which 8 fit the device at once (a limit of the emulated device"),
+                  "kernel waits_for_a_block<false>: invalid launch: 9 cooperative blocks of 1024 threads and 0 bytes "
+                  "of shared memory, of which 8 fit the device at once (a limit of the emulated device"),
          "a cooperative launch must fit the device");
 }
 

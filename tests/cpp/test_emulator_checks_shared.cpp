@@ -28,7 +28,7 @@ void reads_unwritten(float* out) {
   out[blockIdx.x * 64 + threadIdx.x] = shared[threadIdx.x];  // [unwritten]
 }
 
-/// The writer runs after the reader here, as on a GPU it may; what the reader finds then is what nobody has written yet.
+/// The writer runs after the reader here, as on a GPU it may; then the reader finds what nobody has written yet.
 template <bool kBug>
 void reads_before_the_writer(float* out) {
   float* shared = dynamic_shared<float>();
@@ -241,8 +241,8 @@ void test_arrival() {
   expect_silence(start(reads_unwritten<false>, dim3(3), dim3(64), 256, output), "reads_unwritten");
   LRK_CHECK(reads_before_the_writer, 64, 32,
             (Expected{"reads_before_the_writer<true>", 0, 3,
-                      "shared bytes [28, 32), which nobody has written; thread 40 writes them, with nothing that orders "
-                      "the two: is a barrier missing? written at", "early reader", "late writer"}),
+                      "shared bytes [28, 32), which nobody has written; thread 40 writes them, with nothing that "
+                      "orders the two: is a barrier missing? written at", "early reader", "late writer"}),
             output);
   LRK_CHECK(reads_before_the_copy, 64, 128,
             (Expected{"reads_before_the_copy<true>", 0, 0,

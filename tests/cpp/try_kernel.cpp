@@ -1,5 +1,5 @@
-// A kernel to start from. `make try` compiles this file for the emulator's checked mode and runs it in seconds; of a copy,
-// `make try KERNEL=path/of/the/copy.cpp` does. Exit status 0: no report, and the right numbers.
+// A kernel to start from. `make try` compiles this file for the emulator's checked mode and runs it; `make try
+// KERNEL=path/of/a/copy.cpp` does so with a copy. Exit status 0: no report, and the right numbers.
 #include <cstdio>
 #include <vector>
 

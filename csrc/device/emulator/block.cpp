@@ -326,8 +326,8 @@ void Block::fail_with_deadlock() {
 
 // --- Memory.
 
-/// Where the kernel called the warp-wide operation that accesses memory for `lanes`. (`pc` lies in its work(warp), which
-/// is a function of the wrapper's unless the compiler inlines it.)
+/// Where the kernel called the warp-wide operation that accesses memory for `lanes`. (`pc` lies in its work(warp),
+/// which is a function of the wrapper's unless the compiler inlines it.)
 const void* Block::place_of(uint32_t lanes, const void* pc) const {
   const LaneSlot& slot = warps_[running_ / kWarpSize].lane[__builtin_ctz(lanes)];
   return slot.called_at != nullptr ? slot.called_at : pc;

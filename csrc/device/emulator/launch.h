@@ -27,8 +27,8 @@ struct MemorySpan {
   size_t extent() const { return lines == 0 ? 0 : (lines - 1) * stride + line_bytes; }
 };
 
-/// Memory that launches of the constructing operating-system thread may touch as long as the object lives, which ends on
-/// that thread. Looked at in checked mode only, where an access outside of it is a fault.
+/// Memory that launches of the constructing operating-system thread may touch as long as the object lives, which ends
+/// on that thread. Looked at in checked mode only, where an access outside of it is a fault.
 class RegisteredSpans {
  public:
   RegisteredSpans();

@@ -40,7 +40,8 @@ std::string hexadecimal(uintptr_t value) {
   return text;
 }
 
-/// What `command` writes to its standard output; empty when it cannot be started. No shell is between: a path is a path.
+/// What `command` writes to its standard output; empty when it cannot be started. No shell stands between, so any path
+/// is right.
 std::string output_of(std::vector<std::string> command) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return {};

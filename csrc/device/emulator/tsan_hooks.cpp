@@ -46,15 +46,15 @@ using lrk::emulator::note_volatile;
 #define LRK_PC __builtin_return_address(0)
 
 #define LRK_ACCESS_HOOKS(size)                                                                                    \
-  LRK_HOOK void __tsan_read##size(void* address) { note(address, size, false, natural(size), LRK_PC); }                    \
-  LRK_HOOK void __tsan_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); }                    \
+  LRK_HOOK void __tsan_read##size(void* address) { note(address, size, false, natural(size), LRK_PC); } \
+  LRK_HOOK void __tsan_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); } \
   LRK_HOOK void __tsan_unaligned_read##size(void* address) { note(address, size, false, 1, LRK_PC); }             \
   LRK_HOOK void __tsan_unaligned_write##size(void* address) { note(address, size, true, 1, LRK_PC); }             \
   LRK_HOOK void __tsan_volatile_read##size(void* address) { note_volatile(address, size, false, LRK_PC); }        \
   LRK_HOOK void __tsan_volatile_write##size(void* address) { note_volatile(address, size, true, LRK_PC); }        \
   LRK_HOOK void __tsan_unaligned_volatile_read##size(void* address) { note_volatile(address, size, false, LRK_PC); } \
   LRK_HOOK void __tsan_unaligned_volatile_write##size(void* address) { note_volatile(address, size, true, LRK_PC); } \
-  LRK_HOOK void __tsan_read_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); }               \
+  LRK_HOOK void __tsan_read_write##size(void* address) { note(address, size, true, natural(size), LRK_PC); } \
   LRK_HOOK void __tsan_unaligned_read_write##size(void* address) { note(address, size, true, 1, LRK_PC); }
 LRK_ACCESS_HOOKS(1)
 LRK_ACCESS_HOOKS(2)

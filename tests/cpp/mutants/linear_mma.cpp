@@ -1,6 +1,6 @@
 // Runs one small bf16 problem through linear_mma.cuh, or through a copy of it that the build broke on purpose, and
-// compares with plain loops. The argument says what must come of it: "right", "wrong" for wrong numbers, "no report" when
-// they may be either, or a regular expression (ECMAScript) that the emulator's report must contain.
+// compares with plain loops. The argument says what must come of it: "right", "wrong" for wrong numbers, "no report"
+// when they may be either, or a regular expression (ECMAScript) that the emulator's report must contain.
 #include "cuda/lowrank/linear_mma.cuh"
 
 #include <cstdint>

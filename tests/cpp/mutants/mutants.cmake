@@ -22,9 +22,9 @@ endfunction()
 
 # The checked reports name both parties' lines. (No semicolons: CMake splits at them.)
 lrk_add_mutant(none right right)
-lrk_add_mutant(dropped_wait wrong "linear_mma.cuh:[0-9]+: reads shared bytes .* while a cp.async into them is in flight: \
-a wait is missing. issued by thread [0-9]+ at .*tile.cuh:[0-9]+ < .*linear_mma.cuh:[0-9]+")
+lrk_add_mutant(dropped_wait wrong "linear_mma.cuh:[0-9]+: reads shared bytes .* while a cp.async into them is in \
+flight: a wait is missing. issued by thread [0-9]+ at .*tile.cuh:[0-9]+ < .*linear_mma.cuh:[0-9]+")
 lrk_add_mutant(swapped_index wrong wrong)
 # The numbers depend on the order in which threads run: right in the emulator's present one.
-lrk_add_mutant(missing_barrier "no report" "linear_mma.cuh:[0-9]+: a data race: writes shared bytes .* reads, with nothing \
-that orders the two. read at .*tile_product.cuh:[0-9]+ < .*linear_mma.cuh:[0-9]+")
+lrk_add_mutant(missing_barrier "no report" "linear_mma.cuh:[0-9]+: a data race: writes shared bytes .* reads, with \
+nothing that orders the two. read at .*tile_product.cuh:[0-9]+ < .*linear_mma.cuh:[0-9]+")
