@@ -65,7 +65,7 @@ void Checker::shared_access(const char* address, size_t bytes, const Access& acc
       return false;
     }
     const bool good = access.write ? write_cell(shadow_, cell, access, conflict) : read_cell(cell, access, conflict);
-    if (good && !access.write) note_read(shadow_.read(cell, access.warp), access);  // a warp has a record of its own
+    if (good && !access.write) note_read(cell, shadow_.read(cell, access.warp), access);  // a warp has its own
     return good;
   });
   if (access.write && unwritten_bytes_ != 0) look_for_late_writer(offset, bytes, access);
@@ -144,7 +144,7 @@ bool Checker::ordered_since_barrier(bool own, uint32_t block, size_t thread, uin
   return true;
 }
 
-bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
+bool Checker::read_unsettled_cell(const Cell& cell, const Access& access, Conflict& conflict) const {
   if ((cell.flags & Cell::kInFlight) != 0)
     conflict.kind = Kind::kInFlight;
   else if (access.strength == Strength::kConstant && cell.write_tick != 0)
@@ -160,7 +160,9 @@ bool Checker::read_cell(Cell& cell, const Access& access, Conflict& conflict) {
 
 bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Conflict& conflict) {
   if (!read_cell(cell, access, conflict)) return false;
-  if (cell.reads != 0) {
+  // The records of shared memory are the block's own: none need be looked at when a barrier came after the latest.
+  const bool settled = access.block == kOwnBlock && cell.read_tick <= clocks_.settled();
+  if (cell.reads != 0 && !settled) {
     const bool constant = (cell.flags & Cell::kReadAsConstant) != 0;
     const bool good = shadow.visit_reads(cell, [&](const ReadRecord& record) {
       conflict.block = record.block, conflict.pc = record.pc;
@@ -179,8 +181,8 @@ bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Confl
       return true;
     });
     if (!good) return false;
-    shadow.forget_reads(cell);
   }
+  shadow.forget_reads(cell);
   const size_t writer = access.warp * kWarpSize + size_t(__builtin_ctz(access.lanes));
   cell.write_tick = clocks_.tick(), cell.write_block = access.block, cell.writer = uint16_t(writer);
   cell.write_pc = access.pc;
@@ -200,13 +202,13 @@ void Checker::remember_read(Shadow& shadow, Cell& cell, const Access& access) {
     chosen = &shadow.unused_read(cell, [&](const ReadRecord& record) {
       return record.block == clocks_.block() && record.tick <= clocks_.settled() && !record.constant;
     });
-  note_read(*chosen, access);
+  note_read(cell, *chosen, access);
   if (access.strength == Strength::kConstant) chosen->constant = true, cell.flags |= Cell::kReadAsConstant;
 }
 
-void Checker::note_read(ReadRecord& record, const Access& access) const {
+void Checker::note_read(Cell& cell, ReadRecord& record, const Access& access) const {
   if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
-  record.tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
+  record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
   record.block = access.block, record.warp = uint16_t(access.warp);
   record.strong = record.strong && access.strong();
 }

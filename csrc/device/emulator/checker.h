@@ -177,9 +177,15 @@ class Checker {
   }
   bool ordered_since_barrier(bool own, uint32_t block, size_t thread, uint32_t tick, size_t warp, uint32_t lanes) const;
   bool has_waited() const { return clocks_.known_abroad(thread_, kPreviousLaunch, 0) != 0; }
-  bool read_cell(Cell& cell, const Access& access, Conflict& conflict);
+  /// Whether `access` comes after the last write; if not, why.
+  bool read_cell(const Cell& cell, const Access& access, Conflict& conflict) const {
+    const bool settled = cell.write_block == kOwnBlock && cell.write_tick <= clocks_.settled();
+    return (settled && (cell.flags & Cell::kInFlight) == 0 && access.strength != Strength::kConstant) ||
+           read_unsettled_cell(cell, access, conflict);
+  }
+  bool read_unsettled_cell(const Cell& cell, const Access& access, Conflict& conflict) const;
   bool write_cell(Shadow& shadow, Cell& cell, const Access& access, Conflict& conflict);
-  void note_read(ReadRecord& record, const Access& access) const;
+  void note_read(Cell& cell, ReadRecord& record, const Access& access) const;
   void remember_read(Shadow& shadow, Cell& cell, const Access& access);
   void search_unfinished_launches(const GridChecker::Span& span, const char* address, size_t bytes,
                                   const Access& access);

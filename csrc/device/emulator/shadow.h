@@ -27,6 +27,7 @@ struct Cell {
 
   uint32_t write_tick, write_block;  // 0: never written
   uint32_t reads;                    // bit i: read record i holds reads since the last write
+  uint32_t read_tick;                // of the latest of them
   uint16_t writer;                   // thread
   uint8_t flags;
   uint8_t lock;
