@@ -151,6 +151,40 @@ void exchanges_in_a_warp(float* out) {
   out[lane] += shared[(63 - (lane ^ 16)) % 32];  // [other half]
 }
 
+/// All lanes read a counter, which then one reads again and moves on.
+template <bool kBug>
+void moves_a_counter_on(float* out) {
+  float* shared = dynamic_shared<float>();
+  if (threadIdx.x == 7) shared[0] = 1.0f;
+  __syncwarp();
+  out[threadIdx.x] = shared[0];  // [counter read]
+  if constexpr (!kBug) __syncwarp();
+  if (threadIdx.x == 30) shared[0] += 1.0f;  // [counter moved]
+}
+
+/// The same by half a warp, whose lanes alone wait for each other.
+void moves_a_half_warps_counter_on(float* out) {
+  float* shared = dynamic_shared<float>();
+  if (threadIdx.x >= 16) return;
+  if (threadIdx.x == 7) shared[0] = 1.0f;
+  __syncwarp(0xffffu);
+  out[threadIdx.x] = shared[0];
+  __syncwarp(0xffffu);
+  if (threadIdx.x == 15) shared[0] += 1.0f;
+}
+
+/// Lanes of one warp read a word in two places, and another warp writes it.
+template <bool kBug>
+void reads_in_two_places(float* out) {
+  float* shared = dynamic_shared<float>();
+  if (threadIdx.x == 0) shared[0] = 1.0f;
+  __syncthreads();
+  if (threadIdx.x == 3) out[3] = shared[0];  // [one place]
+  if (threadIdx.x == 5) out[5] = shared[0];
+  if constexpr (!kBug) __syncthreads();
+  if (threadIdx.x == 40) shared[0] = 2.0f;  // [written for both]
+}
+
 /// Warps 1 to 3 fill a buffer and arrive; warp 0 waits for them alone.
 template <bool kBug>
 void produces_by_named_barrier(float* out) {
@@ -306,6 +340,15 @@ void test_warps() {
   expect_report(__FILE__, start(exchanges_in_a_warp<Between::kHalfWarp>, dim3(1), dim3(32), 128, output),
                 {"exchanges_in_a_warp<(lrk::(anonymous namespace)::Between)2>", 0, 15,
                  "shared bytes [0, 4), which nobody has written", "other half"});
+  LRK_CHECK(moves_a_counter_on, 32, 4,
+            (Expected{"moves_a_counter_on<true>", 0, 30, "data race: writes shared bytes [0, 4), which thread 0 reads",
+                      "counter moved", "counter read"}),
+            output);
+  expect_silence(start(moves_a_half_warps_counter_on, dim3(1), dim3(32), 4, output), "moves_a_half_warps_counter_on");
+  LRK_CHECK(reads_in_two_places, 64, 4,
+            (Expected{"reads_in_two_places<true>", 0, 40, "data race: writes shared bytes [0, 4), which thread 3 reads",
+                      "written for both", "one place"}),
+            output);
   LRK_CHECK(produces_by_named_barrier, 128, 384,
             (Expected{"produces_by_named_barrier<true>", 0, 32, "data race: writes shared bytes [0, 4), which thread 0",
                       "producer", "consumer"}),

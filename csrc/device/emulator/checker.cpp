@@ -166,17 +166,21 @@ bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Confl
     const bool constant = (cell.flags & Cell::kReadAsConstant) != 0;
     const bool good = shadow.visit_reads(cell, [&](const ReadRecord& record) {
       conflict.block = record.block, conflict.pc = record.pc;
-      conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(record.lanes));
+      conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(record.pc_lanes));
       if (constant && record.constant) {
         conflict.kind = Kind::kConstantRead;
         return false;
       }
       if (access.strong() && record.strong) return true;
-      for (uint32_t left = record.lanes; left != 0; left &= left - 1) {
-        conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(left));
-        if (ordered(record.block, conflict.thread, record.tick, access.warp, access.lanes)) continue;
-        conflict.kind = Kind::kAfterRead;
-        return false;
+      // First those whose place is known.
+      for (uint32_t lanes : {record.pc_lanes, record.lanes & ~record.pc_lanes}) {
+        for (uint32_t left = lanes; left != 0; left &= left - 1) {
+          conflict.thread = record.warp * size_t(kWarpSize) + size_t(__builtin_ctz(left));
+          if (ordered(record.block, conflict.thread, record.tick, access.warp, access.lanes)) continue;
+          conflict.kind = Kind::kAfterRead;
+          return false;
+        }
+        conflict.pc = nullptr;
       }
       return true;
     });
@@ -195,7 +199,8 @@ bool Checker::write_cell(Shadow& shadow, Cell& cell, const Access& access, Confl
 void Checker::remember_read(Shadow& shadow, Cell& cell, const Access& access) {
   ReadRecord* chosen = nullptr;
   shadow.visit_reads(cell, [&](ReadRecord& record) {
-    if (record.block == clocks_.block() && record.warp == access.warp) chosen = &record;
+    const bool alike = record.constant == (access.strength == Strength::kConstant);
+    if (alike && record.block == clocks_.block() && record.warp == access.warp) chosen = &record;
     return chosen == nullptr;
   });
   if (chosen == nullptr)
@@ -206,9 +211,21 @@ void Checker::remember_read(Shadow& shadow, Cell& cell, const Access& access) {
   if (access.strength == Strength::kConstant) chosen->constant = true, cell.flags |= Cell::kReadAsConstant;
 }
 
+/// Earlier reads of the record that come before this one are forgotten: what is unordered with them is unordered with
+/// this one. The rest get its tick.
 void Checker::note_read(Cell& cell, ReadRecord& record, const Access& access) const {
-  if (record.tick <= clocks_.settled()) record.lanes = 0, record.strong = true;
-  record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes, record.pc = access.pc;
+  if (record.tick <= clocks_.settled_in_warp(access.warp)) {
+    record.lanes = 0, record.strong = true;
+  } else if (clocks_.any_partial()) {
+    for (uint32_t left = record.lanes; left != 0; left &= left - 1) {
+      const size_t reader = access.warp * kWarpSize + size_t(__builtin_ctz(left));
+      if (ordered(access.block, reader, record.tick, access.warp, access.lanes)) record.lanes &= ~(left & -left);
+    }
+  }
+  record.pc_lanes &= record.lanes;
+  if (record.pc_lanes == 0) record.pc = access.pc;
+  if (record.pc == access.pc) record.pc_lanes |= access.lanes;
+  record.tick = cell.read_tick = clocks_.tick(), record.lanes |= access.lanes;
   record.block = access.block, record.warp = uint16_t(access.warp);
   record.strong = record.strong && access.strong();
 }
@@ -306,7 +323,7 @@ void Checker::report(const Conflict& conflict, const Access& access, const std::
              {{"read by " + other, conflict.pc}});
     case Kind::kAfterRead:
       report("a data race: writes " + place + ", which " + other + " reads, with nothing that orders the two", access,
-             {{"read", conflict.pc}});
+             conflict.pc != nullptr ? std::vector<Fault::Place>{{"read", conflict.pc}} : std::vector<Fault::Place>());
     default:
       report("a data race: " + verb + place + ", which " + other + " writes, with nothing that orders the two", access,
              {{"written", conflict.pc}});

@@ -34,6 +34,11 @@ class Clocks {
   /// Accesses of this block up to this tick come before everything that any of its threads does now.
   uint32_t settled() const { return settled_; }
 
+  /// The same for all that the threads of one warp do now.
+  uint32_t settled_in_warp(size_t warp) const { return std::max(settled_, warp_ticks_[warp]); }
+  /// Whether some thread of the block may know of accesses that are settled neither for the block nor in its warp.
+  bool any_partial() const { return any_partial_; }
+
   /// The tick up to which accesses of `other` come before what `thread` does now.
   uint32_t known(size_t thread, size_t other) const {
     if (thread == other) return tick_;

@@ -91,7 +91,7 @@ GridChecker::Touch GridChecker::conflict_with(const char* address, size_t bytes,
         touch = {true, true, cell.writer, cell.write_pc};
       else if (write)
         region.shadow->visit_reads(cell, [&](const ReadRecord& record) {
-          const size_t lane = size_t(__builtin_ctz(record.lanes));
+          const size_t lane = size_t(__builtin_ctz(record.pc_lanes));
           touch = {true, false, uint16_t(record.warp * kWarpSize + lane), record.pc};
           return false;
         });

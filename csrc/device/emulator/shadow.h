@@ -14,9 +14,10 @@
 
 namespace lrk::emulator {
 
-/// A read by some lanes of a warp, at tick `tick` or before.
+/// Reads by some lanes of a warp, at tick `tick` or before; the first by those of `pc_lanes` was at `pc`, and where the
+/// others read is not known.
 struct ReadRecord {
-  uint32_t tick, lanes, block;
+  uint32_t tick, lanes, pc_lanes, block;
   uint16_t warp;
   bool strong, constant;  // all of them strong; one of them by ld.global.nc
   const void* pc;
