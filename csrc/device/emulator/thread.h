@@ -30,17 +30,28 @@ Dim3 block_dim();
 Dim3 grid_dim();
 int lane();
 
+/// Calls of two places stay two: in checked mode the place tells whether a warp came together. (g++ needs flags: see
+/// CMakeLists.txt.)
+#if defined(__has_attribute)
+#if __has_attribute(nomerge)
+#define LRK_OWN_PLACE __attribute__((nomerge))
+#endif
+#endif
+#if !defined(LRK_OWN_PLACE)
+#define LRK_OWN_PLACE
+#endif
+
 // --- Barriers of the block. They order memory among those who take part.
 
 /// __syncthreads: every thread of the block must come, also those that have nothing left to do.
-void sync_threads();
+LRK_OWN_PLACE void sync_threads();
 
 /// bar.sync id, threads: waits until `threads` threads (a multiple of 32) have come, by sync or arrive, and is ordered
 /// after all of them. Barrier 0 with all threads is __syncthreads. All are .aligned: whole warps come, by one call.
-void barrier_sync(unsigned id, unsigned threads);
+LRK_OWN_PLACE void barrier_sync(unsigned id, unsigned threads);
 
 /// bar.arrive id, threads: comes without waiting.
-void barrier_arrive(unsigned id, unsigned threads);
+LRK_OWN_PLACE void barrier_arrive(unsigned id, unsigned threads);
 
 // --- Warp-wide operations.
 
@@ -69,8 +80,8 @@ struct Warp {
 #define LRK_UNINSTRUMENTED __attribute__((no_sanitize("thread")))
 
 /// What warp_collective() and warp_aligned() are made of: the last lane of `mask` to come calls work(warp, closure).
-void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
-                     void (*work)(Warp& warp, const void* closure), const void* closure);
+LRK_OWN_PLACE void warp_rendezvous(const char* operation, bool aligned, uint32_t mask, const void* input, void* output,
+                                   void (*work)(Warp& warp, const void* closure), const void* closure);
 
 /// The lanes of `mask` meet in `operation`; the last to come runs work(warp) for all of them, reading each lane's input
 /// and writing each lane's output (of the lanes in `mask`; the others' are null). Orders no memory: of the warp-wide
