@@ -85,4 +85,14 @@ void check_bias(const char* op, const OptionalTensor& bias, int64_t out, const c
   check_kind(op, "bias", *bias, x_name, x, true);
 }
 
+void check_beside_grad(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& grad, int64_t last,
+                       bool float_allowed) {
+  if (!tensor) return;
+  if (!leading_dims_equal(*tensor, grad) || tensor->size(tensor->dim() - 1) != last) {
+    fail(op, std::string(name) + " has shape " + shape_string(*tensor) + ", expected grad's leading dimensions with " +
+                 std::to_string(last) + " last because grad is " + shape_string(grad));
+  }
+  check_kind(op, name, *tensor, "grad", grad, float_allowed);
+}
+
 }  // namespace lrk::binding

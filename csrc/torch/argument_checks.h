@@ -26,6 +26,10 @@ void check_weight(const char* op, const OptionalTensor& weight, int64_t out, con
 void check_base(const char* op, const OptionalTensor& base, int64_t out, const char* x_name, const Tensor& x);
 void check_bias(const char* op, const OptionalTensor& bias, int64_t out, const char* x_name, const Tensor& x);
 
+/// What a forward saved: a tensor with grad's leading dimensions and `last` features.
+void check_beside_grad(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& grad, int64_t last,
+                       bool float_allowed);
+
 bool leading_dims_equal(const Tensor& a, const Tensor& b);
 
 }  // namespace lrk::binding

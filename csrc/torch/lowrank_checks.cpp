@@ -138,21 +138,6 @@ void check_merge(const char* op, const Tensor& weight, const Tensor& down, const
   check_scale(op, scale, "weight", weight);
 }
 
-namespace {
-
-/// A tensor with grad's leading dimensions and `last` features.
-void check_beside_grad(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& grad, int64_t last,
-                       bool float_allowed) {
-  if (!tensor) return;
-  if (!leading_dims_equal(*tensor, grad) || tensor->size(tensor->dim() - 1) != last) {
-    fail(op, std::string(name) + " has shape " + shape_string(*tensor) + ", expected grad's leading dimensions with " +
-                 std::to_string(last) + " last because grad is " + shape_string(grad));
-  }
-  check_kind(op, name, *tensor, "grad", grad, float_allowed);
-}
-
-}  // namespace
-
 void check_linear_backward(const char* op, const Tensor& grad, const Tensor& down, const Tensor& up,
                            const OptionalTensor& x, const OptionalTensor& projected, const OptionalTensor& weight,
                            const OptionalTensor& core, const OptionalTensor& gate, const OptionalTensor& seed,

@@ -68,10 +68,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lowrank_linear_indexed_backward(
     const Tensor& grad, const Tensor& downs, const Tensor& ups, const Tensor& index, const OptionalTensor& ranks,
     const OptionalTensor& scales, const OptionalTensor& x, const OptionalTensor& projected,
     const OptionalTensor& weight, int64_t needs) {
+  const char* op = "lowrank_linear_indexed_backward";
+  check_linear_indexed_backward(op, grad, downs, ups, index, ranks, scales, x, projected, weight);
+  if (!grad.is_cuda() && !emulating()) check_index_values(op, index, ranks, downs.size(0), downs.size(1));
   require_saved(needs & kNeedsDowns, x, "x");
   require_saved(needs & (kNeedsUps | kNeedsScales), projected, "projected");
   require_saved(needs & kNeedsScales, scales, "scales");
-  IndexedRunner runner("lowrank_linear_indexed_backward", grad, downs, ups, index, ranks);
+  IndexedRunner runner(op, grad, downs, ups, index, ranks);
   Tensor dx = nothing(grad), ddowns = nothing(downs), dups = nothing(ups), dscales = nothing(scales ? *scales : ups);
   if (needs & kNeedsUps) {
     dups = like(ups);

@@ -20,20 +20,20 @@ bool is_index_of(const Tensor& index, const Tensor& x, int64_t rows) {
   return true;
 }
 
-void check_index(const char* op, const Tensor& index, const Tensor& x) {
+void check_index(const char* op, const Tensor& index, const char* x_name, const Tensor& x) {
   const ScalarType dtype = index.scalar_type();
   const int64_t rows = flat_rows(x);
   if (dtype != ScalarType::Int && dtype != ScalarType::Long) {
     fail(op, "index has dtype " + dtype_string(dtype) + ", expected torch.int32 or torch.int64");
   }
   if (!is_index_of(index, x, rows)) {
-    fail(op, "index has shape " + shape_string(index) + ", expected x's leading dimensions or " + dims({rows}) +
-                 " because x is " + shape_string(x));
+    fail(op, "index has shape " + shape_string(index) + ", expected " + x_name + "'s leading dimensions or " + dims({rows}) +
+                 " because " + x_name + " is " + shape_string(x));
   }
   if (rows > std::numeric_limits<int32_t>::max()) {
-    fail(op, "x has " + std::to_string(rows) + " rows, expected fewer than 2^31");
+    fail(op, std::string(x_name) + " has " + std::to_string(rows) + " rows, expected fewer than 2^31");
   }
-  check_device(op, "index", index, "x", x);
+  check_device(op, "index", index, x_name, x);
 }
 
 /// One number an adapter.
@@ -41,6 +41,21 @@ void check_per_adapter(const char* op, const char* name, const Tensor& tensor, c
   if (tensor.dim() == 1 && tensor.size(0) == downs.size(0)) return;
   fail(op, std::string(name) + " has shape " + shape_string(tensor) + ", expected " + dims({downs.size(0)}) +
                " because downs is " + shape_string(downs));
+}
+
+void check_adapters(const char* op, const OptionalTensor& ranks, const OptionalTensor& scales, const Tensor& downs,
+                    const char* x_name, const Tensor& x) {
+  if (ranks) {
+    if (ranks->scalar_type() != ScalarType::Long) {
+      fail(op, "ranks has dtype " + dtype_string(ranks->scalar_type()) + ", expected torch.int64");
+    }
+    check_per_adapter(op, "ranks", *ranks, downs);
+    check_device(op, "ranks", *ranks, x_name, x);
+  }
+  if (scales) {
+    check_per_adapter(op, "scales", *scales, downs);
+    check_kind(op, "scales", *scales, x_name, x, true);
+  }
 }
 
 template <class Index>
@@ -74,23 +89,39 @@ IndexedShape check_linear_indexed(const char* op, const Tensor& x, const Tensor&
   }
   check_kind(op, "downs", downs, "x", x, true);
   check_kind(op, "ups", ups, "x", x, true);
-  check_index(op, index, x);
-  if (ranks) {
-    if (ranks->scalar_type() != ScalarType::Long) {
-      fail(op, "ranks has dtype " + dtype_string(ranks->scalar_type()) + ", expected torch.int64");
-    }
-    check_per_adapter(op, "ranks", *ranks, downs);
-    check_device(op, "ranks", *ranks, "x", x);
-  }
-  if (scales) {
-    check_per_adapter(op, "scales", *scales, downs);
-    check_kind(op, "scales", *scales, "x", x, true);
-  }
+  check_index(op, index, "x", x);
+  check_adapters(op, ranks, scales, downs, "x", x);
   if (weight && base) fail(op, "base and weight were both given, expected at most one of them");
   check_weight(op, weight, out, "ups", ups, x);
   check_base(op, base, out, "x", x);
   check_bias(op, bias, out, "x", x);
   return {adapters, rank, out};
+}
+
+void check_linear_indexed_backward(const char* op, const Tensor& grad, const Tensor& downs, const Tensor& ups,
+                                   const Tensor& index, const OptionalTensor& ranks, const OptionalTensor& scales,
+                                   const OptionalTensor& x, const OptionalTensor& projected,
+                                   const OptionalTensor& weight) {
+  check_defined(op, {{"grad", &grad}, {"downs", &downs}, {"ups", &ups}, {"index", &index}});
+  check_activation(op, "grad", grad);
+  check_stack(op, "downs", downs, "(adapters, rank, in)");
+  check_stack(op, "ups", ups, "(adapters, out, rank)");
+  const int64_t adapters = downs.size(0), rank = downs.size(1), in = downs.size(2), out = grad.size(grad.dim() - 1);
+  if (ups.size(0) != adapters || ups.size(1) != out || ups.size(2) != rank) {
+    fail(op, "ups has shape " + shape_string(ups) + ", expected " + dims({adapters, out, rank}) + " because grad is " +
+                 shape_string(grad) + " and downs is " + shape_string(downs));
+  }
+  check_kind(op, "downs", downs, "grad", grad, true);
+  check_kind(op, "ups", ups, "grad", grad, true);
+  check_index(op, index, "grad", grad);
+  check_adapters(op, ranks, scales, downs, "grad", grad);
+  check_beside_grad(op, "x", x, grad, in, false);
+  check_beside_grad(op, "projected", projected, grad, rank, true);
+  if (!weight) return;
+  check_matrix(op, "weight", *weight, "(out, in)");
+  if (weight->size(0) != out || weight->size(1) != in)
+    fail(op, "weight has shape " + shape_string(*weight) + ", expected " + dims({out, in}));
+  check_kind(op, "weight", *weight, "grad", grad, false);
 }
 
 void check_index_values(const char* op, const Tensor& index, const OptionalTensor& ranks, int64_t adapters,

@@ -14,6 +14,11 @@ IndexedShape check_linear_indexed(const char* op, const Tensor& x, const Tensor&
                                   const Tensor& index, const OptionalTensor& ranks, const OptionalTensor& scales,
                                   const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& base);
 
+void check_linear_indexed_backward(const char* op, const Tensor& grad, const Tensor& downs, const Tensor& ups,
+                                   const Tensor& index, const OptionalTensor& ranks, const OptionalTensor& scales,
+                                   const OptionalTensor& x, const OptionalTensor& projected,
+                                   const OptionalTensor& weight);
+
 /// That every index is -1 or an adapter and every rank fits, of tensors in this process's memory.
 void check_index_values(const char* op, const Tensor& index, const OptionalTensor& ranks, int64_t adapters,
                         int64_t rank);

@@ -82,6 +82,22 @@ def test_opcheck_of_the_backward(device):
         opcheck(backward, tensors, {"needs": needs}, test_utils=("test_schema", "test_faketensor"))
 
 
+def test_the_backward_op_checks_what_was_saved():
+    """Saved tensors come back through hooks that people write; a kernel would read past their end."""
+    case = make_case(CPU, torch.float32, hidden=0.5)
+    grad, projected = torch.randn(19, 18), torch.randn(19, 6)
+    tensors = (grad, case.downs, case.ups, case.index, case.ranks, case.scales, case.x, projected, case.weight)
+    backward = torch.ops.lrk._lowrank_linear_indexed_backward
+    backward(*tensors, needs=15)
+    for position, tensor in enumerate(tensors):
+        for wrong in (tensor[:-1], torch.cat([tensor, tensor], -1), tensor[None], tensor.bool(), tensor - 1000):
+            if tensor.is_floating_point() and wrong.dtype == tensor.dtype and wrong.shape == tensor.shape:
+                continue  # any numbers are right there
+            changed = [*tensors[:position], wrong, *tensors[position + 1 :]]
+            with pytest.raises(RuntimeError, match="lowrank_linear_indexed_backward: "):
+                backward(*changed, needs=15)
+
+
 def test_compiled_once_for_every_index_and_two_row_counts():
     counter = CompileCounterWithBackend("aot_eager")
 
