@@ -1,8 +1,4 @@
-"""The plain-torch twins of every op: slow, obvious, differentiable any number of times.
-
-They define what the kernels must compute. ``LRK_REFERENCE=1`` runs them in place of the kernels ("my bug or yours?"), a
-device without kernels falls back to them, and the second derivatives of the ops are theirs.
-"""
+"""The low-rank family in plain torch."""
 
 from __future__ import annotations
 
