@@ -16,7 +16,7 @@ def _wide(*tensors: Tensor) -> torch.dtype:
 
 
 def givens_pairs(features: int, stride: int, device: torch.device | None = None) -> Tensor:
-    """The first members i of a round's pairs (i, i + stride): those with (i // stride) even and i + stride < features."""
+    """The first members i of a round's pairs (i, i + stride): (i // stride) is even and i + stride < features."""
     i = torch.arange(max(features - stride, 0), device=device)
     return i[(i // stride) % 2 == 0]
 
