@@ -47,5 +47,8 @@ struct OrthogonalBackend {
 };
 
 const OrthogonalBackend& orthogonal_cpu();
+/// nullptr when the library was built without it.
+const OrthogonalBackend* orthogonal_cuda();
+const OrthogonalBackend* orthogonal_cuda_emulated();
 
 }  // namespace lrk
