@@ -36,6 +36,33 @@ def givens_apply(x: Tensor, angles: Tensor, strides: Sequence[int], *, inverse: 
     return y.to(x.dtype).contiguous()
 
 
+def givens_backward(
+    grad: Tensor, y: Tensor, angles: Tensor, *, strides: Sequence[int], inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """dx and dangles of :func:`givens_apply` from its result y, both walked back round by round.
+
+    dangles[t, p] = Σ over rows of g_j·y_i − g_i·y_j, the same before and after the rotation.
+    """
+    dtype, pairs = _wide(grad, angles), angles.shape[-1]
+    g, y = grad.to(dtype), y.to(dtype)
+    dangles = [angles.new_zeros(pairs, dtype=dtype)] * len(strides)
+    rounds = list(enumerate(zip(angles.to(dtype), strides, strict=True)))
+    for t, (angle, stride) in rounds if inverse else reversed(rounds):
+        i = givens_pairs(y.shape[-1], stride, y.device)
+        j = i + stride
+        cos, sin = angle[: len(i)].cos(), angle[: len(i)].sin()
+        if inverse:
+            sin = -sin
+        first, second = (v.index_select(-1, i) for v in (y, g)), (v.index_select(-1, j) for v in (y, g))
+        (y_i, g_i), (y_j, g_j) = first, second
+        sums = (g_j * y_i - g_i * y_j).flatten(0, -2).sum(0)
+        dangles[t] = torch.nn.functional.pad(-sums if inverse else sums, (0, pairs - len(i)))
+        y = y.index_copy(-1, i, cos * y_i + sin * y_j).index_copy(-1, j, cos * y_j - sin * y_i)
+        g = g.index_copy(-1, i, cos * g_i + sin * g_j).index_copy(-1, j, cos * g_j - sin * g_i)
+    stacked = torch.stack(dangles) if dangles else angles.new_zeros(0, pairs, dtype=dtype)
+    return g.to(grad.dtype).contiguous(), stacked.to(angles.dtype)
+
+
 def skew_matrices(skew: Tensor, block: int) -> Tensor:
     """The skew-symmetric ``[blocks, block, block]`` matrices Q whose row-major upper triangles are the rows of skew."""
     row, column = torch.triu_indices(block, block, 1, device=skew.device)
