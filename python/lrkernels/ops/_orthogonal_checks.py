@@ -18,8 +18,6 @@ def check_givens(op: str, x: Tensor, angles: Tensor, strides: Sequence[int], inv
     for stride in strides:
         if isinstance(stride, bool) or not isinstance(stride, int):
             raise TypeError(f"{op}: strides holds a {type(stride).__name__}, expected a sequence of int")
-    if not isinstance(inverse, bool):
-        raise TypeError(f"{op}: inverse is a {type(inverse).__name__}, expected a bool")
     checks._activation(op, "x", x)
     checks._matrix(op, "angles", angles, "(rounds, features // 2)")
     expected = (len(strides), x.shape[-1] // 2)

@@ -23,7 +23,7 @@ def givens_pairs(features: int, stride: int, device: torch.device | None = None)
 
 def givens_apply(x: Tensor, angles: Tensor, strides: Sequence[int], *, inverse: bool = False) -> Tensor:
     """Round t rotates the pairs (i, j = i + strides[t]): y_i = cos·x_i − sin·x_j, y_j = sin·x_i + cos·x_j."""
-    y = x.to(_wide(x, angles))
+    y = x.to(_wide(x, angles), copy=True)  # an op never returns its input
     rounds = list(zip(angles.to(y.dtype), strides, strict=True))
     for angle, stride in reversed(rounds) if inverse else rounds:
         i = givens_pairs(x.shape[-1], stride, x.device)
@@ -44,7 +44,7 @@ def givens_backward(
     dangles[t, p] = Σ over rows of g_j·y_i − g_i·y_j, the same before and after the rotation.
     """
     dtype, pairs = _wide(grad, angles), angles.shape[-1]
-    g, y = grad.to(dtype), y.to(dtype)
+    g, y = grad.to(dtype, copy=True), y.to(dtype)
     dangles = [angles.new_zeros(pairs, dtype=dtype)] * len(strides)
     rounds = list(enumerate(zip(angles.to(dtype), strides, strict=True)))
     for t, (angle, stride) in rounds if inverse else reversed(rounds):
