@@ -133,6 +133,12 @@ Status launch(void (*kernel)(Parameters...), const LaunchConfig& config, const A
 #endif
 }
 
+/// How many blocks a grid of one dimension may have.
+inline Status check_grid(const char* operation, int64_t blocks) {
+  if (blocks <= 0x7fffffff) return {};
+  return Status::unsupported(std::string(operation) + ": the problem needs more blocks than a grid has");
+}
+
 /// Streaming multiprocessors of a device; 0 when there is no such device.
 inline int multiprocessors(int device) {
 #if defined(LRK_EMULATE)
@@ -144,6 +150,20 @@ inline int multiprocessors(int device) {
     return 0;
   }
   return count;
+#endif
+}
+
+/// The dynamic shared memory that a block may ask for; 0 when there is no such device.
+inline size_t shared_bytes_of_block(int device) {
+#if defined(LRK_EMULATE)
+  return device >= 0 ? emulator::kMaxSharedBytes : 0;
+#else
+  int bytes = 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return size_t(bytes);
 #endif
 }
 

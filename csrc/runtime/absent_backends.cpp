@@ -3,17 +3,20 @@
 #include "lrk/cuda_device.h"
 #include "lrk/lowrank.h"
 #include "lrk/lowrank_indexed.h"
+#include "lrk/orthogonal.h"
 
 namespace lrk {
 
 #if !LRK_HAVE_CUDA
 const LowRankBackend* lowrank_cuda() { return nullptr; }
 const IndexedBackend* lowrank_indexed_cuda() { return nullptr; }
+const OrthogonalBackend* orthogonal_cuda() { return nullptr; }
 std::string cuda_device_problem(int) { return build_info().cuda_reason; }
 #endif
 #if !LRK_HAVE_EMULATOR
 const LowRankBackend* lowrank_cuda_emulated() { return nullptr; }
 const IndexedBackend* lowrank_indexed_cuda_emulated() { return nullptr; }
+const OrthogonalBackend* orthogonal_cuda_emulated() { return nullptr; }
 #endif
 
 }  // namespace lrk

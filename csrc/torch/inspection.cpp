@@ -6,6 +6,7 @@
 
 #include "lrk/build_info.h"
 #include "lrk/lowrank_indexed.h"
+#include "lrk/orthogonal.h"
 #include "torch/plain.h"
 
 namespace lrk::binding {
@@ -59,6 +60,11 @@ std::vector<std::string> kernel_names() {
     names.insert(names.end(), more.begin(), more.end());
   }
   for (const IndexedBackend* backend : {&lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated()}) {
+    if (backend == nullptr) continue;
+    const std::vector<std::string> more = backend->kernel_names();
+    names.insert(names.end(), more.begin(), more.end());
+  }
+  for (const OrthogonalBackend* backend : {&orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated()}) {
     if (backend == nullptr) continue;
     const std::vector<std::string> more = backend->kernel_names();
     names.insert(names.end(), more.begin(), more.end());

@@ -9,6 +9,7 @@ from lrkernels.inspection import build_info, explain, force, trace
 from lrkernels.interop.peft import accelerate, restore
 from lrkernels.nn import replace_linear
 from lrkernels.ops import (
+    givens_apply,
     lowrank_expand,
     lowrank_linear,
     lowrank_linear_indexed,
@@ -23,6 +24,7 @@ __all__ = [
     "build_info",
     "explain",
     "force",
+    "givens_apply",
     "lowrank_expand",
     "lowrank_linear",
     "lowrank_linear_indexed",

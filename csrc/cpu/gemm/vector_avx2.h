@@ -28,7 +28,18 @@ struct FloatVector {
   static Register zero() { return _mm256_setzero_ps(); }
   static Register broadcast(float value) { return _mm256_set1_ps(value); }
   static Register add(Register a, Register b) { return _mm256_add_ps(a, b); }
+  static Register subtract(Register a, Register b) { return _mm256_sub_ps(a, b); }
+  static Register multiply(Register a, Register b) { return _mm256_mul_ps(a, b); }
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+  /// c - a b.
+  static Register negated_fma(Register a, Register b, Register c) { return _mm256_fnmadd_ps(a, b, c); }
+  /// Lane i becomes lane i ^ distance.
+  template <int distance>
+  static Register exchange(Register v) {
+    if constexpr (distance == 1) return _mm256_permute_ps(v, 0xB1);
+    if constexpr (distance == 2) return _mm256_permute_ps(v, 0x4E);
+    if constexpr (distance == 4) return _mm256_permute2f128_ps(v, v, 1);
+  }
 
   static Register from_bits(__m128i bits, BFloat16) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -92,7 +103,15 @@ struct DoubleVector {
   static Register zero() { return _mm256_setzero_pd(); }
   static Register broadcast(double value) { return _mm256_set1_pd(value); }
   static Register add(Register a, Register b) { return _mm256_add_pd(a, b); }
+  static Register subtract(Register a, Register b) { return _mm256_sub_pd(a, b); }
+  static Register multiply(Register a, Register b) { return _mm256_mul_pd(a, b); }
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_pd(a, b, c); }
+  static Register negated_fma(Register a, Register b, Register c) { return _mm256_fnmadd_pd(a, b, c); }
+  template <int distance>
+  static Register exchange(Register v) {
+    if constexpr (distance == 1) return _mm256_permute_pd(v, 0x5);
+    if constexpr (distance == 2) return _mm256_permute2f128_pd(v, v, 1);
+  }
   static Register load(const double* from) { return _mm256_loadu_pd(from); }
   static Register load(const double* from, int count) { return _mm256_maskload_pd(from, first(count)); }
   static Register load(const float* from) { return _mm256_cvtps_pd(_mm_loadu_ps(from)); }

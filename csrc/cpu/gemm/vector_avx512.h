@@ -30,7 +30,19 @@ struct FloatVector {
   static Register zero() { return _mm512_setzero_ps(); }
   static Register broadcast(float value) { return _mm512_set1_ps(value); }
   static Register add(Register a, Register b) { return _mm512_add_ps(a, b); }
+  static Register subtract(Register a, Register b) { return _mm512_sub_ps(a, b); }
+  static Register multiply(Register a, Register b) { return _mm512_mul_ps(a, b); }
   static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }
+  /// c - a b.
+  static Register negated_fma(Register a, Register b, Register c) { return _mm512_fnmadd_ps(a, b, c); }
+  /// Lane i becomes lane i ^ distance.
+  template <int distance>
+  static Register exchange(Register v) {
+    if constexpr (distance == 1) return _mm512_permute_ps(v, 0xB1);
+    if constexpr (distance == 2) return _mm512_permute_ps(v, 0x4E);
+    if constexpr (distance == 4) return _mm512_shuffle_f32x4(v, v, 0xB1);
+    if constexpr (distance == 8) return _mm512_shuffle_f32x4(v, v, 0x4E);
+  }
 
   static Register from_bits(__m256i bits, BFloat16) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -93,7 +105,16 @@ struct DoubleVector {
   static Register zero() { return _mm512_setzero_pd(); }
   static Register broadcast(double value) { return _mm512_set1_pd(value); }
   static Register add(Register a, Register b) { return _mm512_add_pd(a, b); }
+  static Register subtract(Register a, Register b) { return _mm512_sub_pd(a, b); }
+  static Register multiply(Register a, Register b) { return _mm512_mul_pd(a, b); }
   static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_pd(a, b, c); }
+  static Register negated_fma(Register a, Register b, Register c) { return _mm512_fnmadd_pd(a, b, c); }
+  template <int distance>
+  static Register exchange(Register v) {
+    if constexpr (distance == 1) return _mm512_permute_pd(v, 0x55);
+    if constexpr (distance == 2) return _mm512_shuffle_f64x2(v, v, 0xB1);
+    if constexpr (distance == 4) return _mm512_shuffle_f64x2(v, v, 0x4E);
+  }
   static Register load(const double* from) { return _mm512_loadu_pd(from); }
   static Register load(const double* from, int count) { return _mm512_maskz_loadu_pd(first(count), from); }
   static Register load(const float* from) { return _mm512_cvtps_pd(_mm256_loadu_ps(from)); }

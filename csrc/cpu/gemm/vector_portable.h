@@ -39,7 +39,18 @@ struct PortableVector {
   static Register zero() { return Register{}; }
   static Register broadcast(T value) { return Register{} + value; }
   static Register add(Register a, Register b) { return a + b; }
+  static Register subtract(Register a, Register b) { return a - b; }
+  static Register multiply(Register a, Register b) { return a * b; }
   static Register fma(Register a, Register b, Register c) { return a * b + c; }
+  /// c - a b.
+  static Register negated_fma(Register a, Register b, Register c) { return c - a * b; }
+  /// Lane i becomes lane i ^ distance.
+  template <int distance>
+  static Register exchange(Register v) {
+    Register result;
+    for (int i = 0; i < lanes; ++i) result[i] = v[i ^ distance];
+    return result;
+  }
   static Register load(const T* from) {
     Register value;
     std::memcpy(&value, from, sizeof value);

@@ -4,7 +4,7 @@
 #include "cuda/lowrank/indexed_launchers.cuh"
 #include "cuda/lowrank/indexed_route.cuh"
 #include "cuda/lowrank/operands.cuh"
-#include "cuda/lowrank/split_sum.cuh"
+#include "device/split_sum.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {

@@ -41,12 +41,6 @@ Status run_factor_grad(const FactorGradArgs& args, const Context& context);
 
 inline int64_t tiles_of(int64_t extent, int tile) { return (extent + tile - 1) / tile; }
 
-/// How many blocks a grid of one dimension may have.
-inline Status check_grid(const char* operation, int64_t blocks) {
-  if (blocks <= 0x7fffffff) return {};
-  return Status::unsupported(std::string(operation) + ": the problem needs more blocks than a grid has");
-}
-
 }  // namespace lowrank
 }  // namespace LRK_TARGET
 }  // namespace lrk

@@ -12,13 +12,13 @@
 #include "device/launch.cuh"
 #include "device/simt_product.cuh"
 #include "device/tile.cuh"
+#include "device/workspace.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {
 namespace lowrank {
 
 inline bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
-inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 /// A stride that is never used is whatever suits: 1 along a single column, 0 between single rows.
 template <class View>
@@ -44,31 +44,6 @@ inline FloatOperand float_operand(const MatrixView& view) {
   operand.stride = view.row_stride, operand.sum_stride = view.col_stride, operand.extent = int(view.rows);
   return operand;
 }
-
-/// Cuts a workspace into 256-byte aligned pieces. First every piece is reserved, then the memory is set.
-class Workspace {
- public:
-  size_t reserve(size_t bytes) {
-    const size_t offset = bytes_;
-    bytes_ += size_t(round_up(int64_t(bytes), 256));
-    return offset;
-  }
-  size_t bytes() const { return bytes_; }
-
-  Status allocate(const char* operation, const Context& context, GlobalMemory& operands) {
-    if (bytes_ == 0) return {};
-    memory_ = context.allocate ? static_cast<char*>(context.allocate(bytes_)) : nullptr;
-    operands.writes(memory_, bytes_, "the workspace");
-    if (memory_ != nullptr) return {};
-    return {StatusCode::kOutOfMemory,
-            std::string(operation) + ": could not allocate " + std::to_string(bytes_) + " bytes of workspace"};
-  }
-  void* at(size_t offset) const { return memory_ + offset; }
-
- private:
-  size_t bytes_ = 0;
-  char* memory_ = nullptr;
-};
 
 /// A factor as lines of `dtype`: itself when the kernel can read it, else a copy in the workspace.
 struct FactorLines {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/lowrank/launchers.cuh"
-#include "cuda/lowrank/split_sum.cuh"
+#include "device/split_sum.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {

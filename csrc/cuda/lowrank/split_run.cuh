@@ -5,7 +5,7 @@
 
 #include "cuda/lowrank/launchers.cuh"
 #include "cuda/lowrank/operands.cuh"
-#include "cuda/lowrank/split_sum.cuh"
+#include "device/split_sum.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {

@@ -2,5 +2,13 @@
 
 from lrkernels.ops.lowrank import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
 from lrkernels.ops.lowrank_indexed import lowrank_linear_indexed
+from lrkernels.ops.orthogonal import givens_apply
 
-__all__ = ["lowrank_expand", "lowrank_linear", "lowrank_linear_indexed", "lowrank_merge", "lowrank_project"]
+__all__ = [
+    "givens_apply",
+    "lowrank_expand",
+    "lowrank_linear",
+    "lowrank_linear_indexed",
+    "lowrank_merge",
+    "lowrank_project",
+]

@@ -305,6 +305,9 @@ def register_vmap(name: str, fold: Callable | None = None) -> None:
     (arguments, out_dims); where it returns None, each sample is a call of its own."""
     op = overload(name)
 
+    def batched(argument, dim) -> bool:
+        return isinstance(argument, Tensor) and dim is not None  # of a list of int, dim is a list of None
+
     def rule(info, in_dims, *args, **scalars):
         folded = fold(info.batch_size, in_dims, args, scalars) if fold is not None else None
         if folded is not None:
@@ -313,9 +316,10 @@ def register_vmap(name: str, fold: Callable | None = None) -> None:
         samples = []
         for i in range(max(info.batch_size, 1)):
             if info.batch_size == 0:  # one sample of zeros tells the shapes
-                args = [a if dim is None else a.new_zeros(a.movedim(dim, 0).shape[1:]) for a, dim in zip(args, in_dims)]
+                pairs = zip(args, in_dims, strict=True)
+                args = [a.new_zeros(a.movedim(d, 0).shape[1:]) if batched(a, d) else a for a, d in pairs]
                 in_dims = [None] * len(args)
-            sample = (a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True))
+            sample = (a.select(dim, i) if batched(a, dim) else a for a, dim in zip(args, in_dims, strict=True))
             samples.append(op(*sample, **scalars))
         if isinstance(samples[0], Tensor):
             return torch.stack(samples)[: info.batch_size], 0

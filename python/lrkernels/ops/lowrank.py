@@ -14,7 +14,7 @@ from torch import Tensor
 from lrkernels import reference
 from lrkernels.ops import _lowrank_checks as checks
 from lrkernels.ops import _registration as registration
-from lrkernels.reference import NEEDS_CORE, NEEDS_DOWN, NEEDS_GATE, NEEDS_UP, NEEDS_X
+from lrkernels.reference.lowrank import NEEDS_CORE, NEEDS_DOWN, NEEDS_GATE, NEEDS_UP, NEEDS_X
 
 _lrk = torch.ops.lrk
 

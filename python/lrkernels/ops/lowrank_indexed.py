@@ -13,7 +13,8 @@ from lrkernels import reference
 from lrkernels.ops import _lowrank_checks as checks
 from lrkernels.ops import _registration as registration
 from lrkernels.ops._lowrank_indexed_checks import check_linear_indexed
-from lrkernels.reference import NEEDS_DOWNS, NEEDS_SCALES, NEEDS_UPS, NEEDS_X
+from lrkernels.reference.lowrank import NEEDS_X
+from lrkernels.reference.lowrank_indexed import NEEDS_DOWNS, NEEDS_SCALES, NEEDS_UPS
 
 _lrk = torch.ops.lrk
 

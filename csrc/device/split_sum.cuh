@@ -2,12 +2,10 @@
 // cut over blocks, without atomics. Bound by reading the partials once; neighbouring threads take neighbouring j.
 #pragma once
 
-#include "cuda/lowrank/launchers.cuh"
 #include "device/launch.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {
-namespace lowrank {
 
 /// `Output::write(row, col, sum)` applies what follows the sum and stores it.
 template <class Output>
@@ -33,11 +31,10 @@ __global__ void __launch_bounds__(kSplitSumThreads) split_sum_kernel(const Split
 template <class Output>
 Status launch_split_sum(const SplitSumParameters<Output>& parameters, const Context& context) {
   const int64_t blocks = (int64_t(parameters.rows) * parameters.cols + kSplitSumThreads - 1) / kSplitSumThreads;
-  if (Status status = check_grid("lowrank", blocks); !status.ok()) return status;
+  if (Status status = check_grid("split_sum", blocks); !status.ok()) return status;
   return launch(split_sum_kernel<Output>, LaunchConfig(dim3(unsigned(blocks)), dim3(kSplitSumThreads), 0, context),
                 parameters);
 }
 
-}  // namespace lowrank
 }  // namespace LRK_TARGET
 }  // namespace lrk

@@ -1,0 +1,32 @@
+"""Argument checks of the orthogonal ops; csrc/torch/orthogonal_checks.cpp makes the same for the raw ops, and
+tests/orthogonal/test_errors.py holds the two together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lrkernels.ops import _lowrank_checks as checks
+
+
+def check_givens(op: str, x: Tensor, angles: Tensor, strides: Sequence[int], inverse: bool = False) -> None:
+    checks._tensor(op, "x", x)
+    checks._tensor(op, "angles", angles)
+    if isinstance(strides, (str, Tensor)) or not isinstance(strides, Sequence):
+        raise TypeError(f"{op}: strides is a {type(strides).__name__}, expected a sequence of int")
+    for stride in strides:
+        if isinstance(stride, bool) or not isinstance(stride, int):
+            raise TypeError(f"{op}: strides holds a {type(stride).__name__}, expected a sequence of int")
+    checks._activation(op, "x", x)
+    checks._matrix(op, "angles", angles, "(rounds, features // 2)")
+    expected = (len(strides), x.shape[-1] // 2)
+    if tuple(angles.shape) != expected:
+        raise ValueError(
+            f"{op}: angles has shape {tuple(angles.shape)}, expected {expected} because strides has {len(strides)} "
+            f"entries and x is {tuple(x.shape)}"
+        )
+    checks._kind(op, "angles", angles, "x", x, True)
+    for stride in strides:
+        if stride < 1:
+            raise ValueError(f"{op}: strides holds {stride}, expected strides of at least 1")

@@ -1,0 +1,123 @@
+"""The orthogonal family in plain torch. Sums and rotations are float32 or wider, rounded once to x's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _wide(*tensors: Tensor) -> torch.dtype:
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def givens_pairs(features: int, stride: int, device: torch.device | None = None) -> Tensor:
+    """The first members i of a round's pairs (i, i + stride): (i // stride) is even and i + stride < features."""
+    i = torch.arange(max(features - stride, 0), device=device)
+    return i[(i // stride) % 2 == 0]
+
+
+def givens_apply(x: Tensor, angles: Tensor, strides: Sequence[int], *, inverse: bool = False) -> Tensor:
+    """Round t rotates the pairs (i, j = i + strides[t]): y_i = cos·x_i − sin·x_j, y_j = sin·x_i + cos·x_j."""
+    y = x.to(_wide(x, angles), copy=True)  # an op never returns its input
+    rounds = list(zip(angles.to(y.dtype), strides, strict=True))
+    for angle, stride in reversed(rounds) if inverse else rounds:
+        i = givens_pairs(x.shape[-1], stride, x.device)
+        j = i + stride
+        cos, sin = angle[: len(i)].cos(), angle[: len(i)].sin()
+        if inverse:
+            sin = -sin
+        first, second = y.index_select(-1, i), y.index_select(-1, j)
+        y = y.index_copy(-1, i, cos * first - sin * second).index_copy(-1, j, sin * first + cos * second)
+    return y.to(x.dtype).contiguous()
+
+
+def givens_backward(
+    grad: Tensor, y: Tensor, angles: Tensor, *, strides: Sequence[int], inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """dx and dangles of :func:`givens_apply` from its result y, both walked back round by round.
+
+    dangles[t, p] = Σ over rows of g_j·y_i − g_i·y_j, the same before and after the rotation.
+    """
+    dtype, pairs = _wide(grad, angles), angles.shape[-1]
+    g, y = grad.to(dtype, copy=True), y.to(dtype)
+    dangles = [angles.new_zeros(pairs, dtype=dtype)] * len(strides)
+    rounds = list(enumerate(zip(angles.to(dtype), strides, strict=True)))
+    for t, (angle, stride) in rounds if inverse else reversed(rounds):
+        i = givens_pairs(y.shape[-1], stride, y.device)
+        j = i + stride
+        cos, sin = angle[: len(i)].cos(), angle[: len(i)].sin()
+        if inverse:
+            sin = -sin
+        first, second = (v.index_select(-1, i) for v in (y, g)), (v.index_select(-1, j) for v in (y, g))
+        (y_i, g_i), (y_j, g_j) = first, second
+        sums = (g_j * y_i - g_i * y_j).flatten(0, -2).sum(0)
+        dangles[t] = torch.nn.functional.pad(-sums if inverse else sums, (0, pairs - len(i)))
+        y = y.index_copy(-1, i, cos * y_i + sin * y_j).index_copy(-1, j, cos * y_j - sin * y_i)
+        g = g.index_copy(-1, i, cos * g_i + sin * g_j).index_copy(-1, j, cos * g_j - sin * g_i)
+    stacked = torch.stack(dangles) if dangles else angles.new_zeros(0, pairs, dtype=dtype)
+    return g.to(grad.dtype).contiguous(), stacked.to(angles.dtype)
+
+
+def skew_matrices(skew: Tensor, block: int) -> Tensor:
+    """The skew-symmetric ``[blocks, block, block]`` matrices Q whose row-major upper triangles are the rows of skew."""
+    row, column = torch.triu_indices(block, block, 1, device=skew.device)
+    upper = skew.new_zeros(skew.shape[0], block * block).index_copy(1, row * block + column, skew)
+    upper = upper.view(-1, block, block)
+    return upper - upper.mT
+
+
+def cayley(skew: Tensor, block: int, *, method: str = "exact", terms: int = 5) -> Tensor:
+    """R = (I + Q)(I − Q)⁻¹, or the first terms of its Neumann series: I + 2Q + … + 2Qᵗ⁻² + Qᵗ⁻¹, t = ``terms``."""
+    q = skew_matrices(skew.to(_wide(skew)), block)
+    identity = torch.eye(block, dtype=q.dtype, device=q.device)
+    if method == "exact":
+        r = torch.linalg.solve(identity - q, identity + q)  # the two factors commute
+    else:
+        r, power = identity.expand_as(q), q
+        if terms == 2:
+            r = r + 2 * q
+        elif terms > 2:
+            for _ in range(max(terms, 4) - 2):  # PEFT's series of three terms is that of four
+                r, power = r + 2 * power, power @ q
+            r = r + power
+    return r.to(skew.dtype).contiguous()
+
+
+def block_diagonal_apply(x: Tensor, blocks: Tensor, *, transpose: bool = False) -> Tensor:
+    """Each block of features as a row vector times its matrix: y_blk = x_blk·R, or x_blk·Rᵀ."""
+    dtype, block = _wide(x, blocks), blocks.shape[-1]
+    r = blocks.to(dtype)
+    y = x.to(dtype).unflatten(-1, (-1, 1, block)) @ (r.mT if transpose else r)
+    return y.flatten(-3).to(x.dtype).contiguous()
+
+
+def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) -> Tensor:
+    """y = x·H₁·H₂···H_k with H = I − 2·vᵀv/‖v‖² of a row v, and H = I for v = 0; ``transpose`` reverses the order."""
+    y = x.to(_wide(x, vectors))
+    for v in reversed(vectors.to(y.dtype)) if transpose else vectors.to(y.dtype):
+        largest = v.detach().abs().amax() if v.numel() else v.sum()
+        zero = largest == 0
+        v = v / torch.where(zero, 1, largest)  # so that squares neither overflow nor vanish
+        twice = torch.where(zero, 0, 2) / torch.where(zero, 1, v.square().sum())
+        y = y - (twice * (y @ v)).unsqueeze(-1) * v
+    return y.to(x.dtype).contiguous()
+
+
+def cayley_rectangular(weight: Tensor) -> Tensor:
+    """Orthonormal columns from any ``[rows, cols]`` with rows ≥ cols (else orthonormal rows).
+
+    With weight = [U; V], U square: A = U − Uᵀ + VᵀV and the result is [(I + A)⁻¹(I − A); −2V(I + A)⁻¹].
+    """
+    if weight.shape[-2] < weight.shape[-1]:
+        return cayley_rectangular(weight.mT).mT.contiguous()
+    w = weight.to(_wide(weight))
+    cols = w.shape[-1]
+    u, v = w[..., :cols, :], w[..., cols:, :]
+    identity = torch.eye(cols, dtype=w.dtype, device=w.device)
+    inverse = torch.linalg.inv(identity + u - u.mT + v.mT @ v)
+    return torch.cat([2 * inverse - identity, -2 * v @ inverse], dim=-2).to(weight.dtype)
