@@ -68,8 +68,9 @@ lint: environment
 	  $(PY) -m ruff check . && $(PY) -m ruff format --check .; \
 	else echo "lint: ruff is not in this environment, skipped"; fi
 
+# Threads that wait sleep: on a busy machine, spinning ones cost the demo ten times its time.
 demo: package
-	@$(PY) -m lrkernels.demo $(DEMO)
+	@OMP_WAIT_POLICY=passive $(PY) -m lrkernels.demo $(DEMO)
 
 test: package cpp lint
 	@$(RUN_PYTEST) $(PYTEST)

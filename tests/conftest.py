@@ -1,5 +1,7 @@
 """Every op test runs on every backend: the CPU kernels, the CUDA kernels emulated on the CPU, and a GPU."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -23,6 +25,16 @@ class BackendDevice:
     def __init__(self, device: torch.device, backend: str):
         self.device = device
         self.backend = backend
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Why tests were skipped, a line a reason."""
+    reasons = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(autouse=True)

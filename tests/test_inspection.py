@@ -122,6 +122,20 @@ def test_every_kernel_that_runs_can_be_forced(device, dtype, rows):
         assert [k for k in kernels if not any(k in name for name in known)] == []
 
 
+def test_traces_may_be_nested():
+    x, down, up = torch.randn(5, 64), torch.randn(3, 64), torch.randn(7, 3)
+    with lrkernels.trace() as outer:
+        with lrkernels.trace() as inner:
+            lrkernels.lowrank_project(x, down)
+        with lrkernels.trace() as nothing:
+            pass
+        lrkernels.lowrank_expand(x[:, :3], up)
+    assert len(inner) == 1 and nothing == [] and len(outer) == 2 and outer[0] == inner[0]
+    with lrkernels.trace() as after:
+        pass
+    assert after == [] and not lrkernels.inspection.recording()
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -68,7 +68,7 @@ constexpr Choice<Format> kFormats[] = {{"table", Format::kTable}, {"csv", Format
 constexpr Choice<const char*> kDevices[] = {{"cpu", "cpu"}, {"cuda", "cuda"}, {"cuda_emulated", "cuda_emulated"}};
 constexpr Choice<Command> kCommands[] = {{"list", Command::kList},   {"run", Command::kRun},
                                          {"smoke", Command::kSmoke}, {"roofline", Command::kRoofline},
-                                         {"help", Command::kHelp},   {"--help", Command::kHelp}};
+                                         {"help", Command::kHelp}};
 constexpr int64_t kMostRows = int64_t(1) << 24, kMostColumns = int64_t(1) << 20, kMostRank = 1 << 14;
 
 Operation parse_operation(const std::string& text) {
@@ -116,6 +116,11 @@ std::vector<Case> expand(Operation operation, const Lists& lists) {
 Arguments parse_arguments(const std::vector<std::string>& words) {
   Arguments arguments;
   if (words.empty()) throw UsageError("no command was given, expected one of list, run, smoke, roofline, help");
+  for (const std::string& word : words) {
+    if (word != "-h" && word != "--help") continue;
+    arguments.command = Command::kHelp;
+    return arguments;
+  }
   arguments.command = parse_choice("the command", words[0], kCommands);
   size_t next = 1;
   Operation operation = Operation::kLinear;

@@ -1,5 +1,6 @@
 """lrkernels: low-rank, sparse and orthogonal layers for PyTorch, as fast kernels behind ordinary ops."""
 
+import importlib as _importlib
 from pathlib import Path as _Path
 
 import torch as _torch  # noqa: F401  (the extension resolves its symbols against the libraries torch has loaded)
@@ -18,6 +19,14 @@ from lrkernels.ops import (
 )
 
 __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
+
+
+def __getattr__(name: str):
+    """lrkernels.adapters and lrkernels.testing, imported when somebody asks for them."""
+    if name in ("adapters", "testing"):
+        return _importlib.import_module(f"lrkernels.{name}")
+    raise AttributeError(f"module 'lrkernels' has no attribute {name!r}")
+
 
 __all__ = [
     "accelerate",

@@ -132,7 +132,8 @@ def trace() -> Iterator[Trace]:
         yield kernels
     finally:
         _hand_out_trace()
-        _open_traces.remove(kernels)
+        # By identity: traces are lists, and equal ones may be open at once.
+        _open_traces[:] = [other for other in _open_traces if other is not kernels]
         if _open_traces:
             _lrk._start_trace()
 

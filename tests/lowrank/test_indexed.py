@@ -75,7 +75,9 @@ def compare(case, yardstick=None) -> None:
         allowed = 2 * (eager[name].cpu().double() - exact[name]).abs()
         allowed += 4 * ROUNDING[case.x.dtype] * scale_shares(exact_case, grad.double()).norm(dim=0)
         error = (gradient.cpu().double() - exact[name]).abs()
-        assert (error <= allowed + slack(exact[name])).all(), f"gradient of scales: {error}, allowed {allowed}"
+        assert (error <= allowed + slack(exact[name], case.x.dtype)).all(), (
+            f"gradient of scales: {error}, allowed {allowed}"
+        )
 
 
 def scale_shares(case, grad: torch.Tensor) -> torch.Tensor:
