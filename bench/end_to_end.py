@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -73,6 +74,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, logs a lot
     arguments = parse_arguments(words)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -2,9 +2,10 @@
 
     python bench/givens.py [--device cuda] [--quick]
 
-`eager` is lrkernels.reference.givens_apply, a gather and a scatter a round; `compile` is the same under torch.compile;
-`clone` copies x, the floor of a forward pass (forward and backward: three copies, x to y and y and its gradient to dx).
-A butterfly: strides 1, 2, 4, …, and float32 angles.
+`gather` is lrkernels.reference.givens_apply, which selects and puts back the columns of every round. `views` needs
+features that are a power of two: pairs as a dimension of their own, two products and a concatenation a round; `compile`
+is `views` under torch.compile. `clone` copies x, a forward pass's floor (forward and backward: three copies, x to y,
+y and its gradient to dx). A butterfly: strides 1, 2, 4, …, and float32 angles.
 """
 
 from __future__ import annotations
@@ -43,8 +44,17 @@ class Case:
 def cases(quick: bool) -> list[Case]:
     if quick:
         return [Case(8, 32, "bf16"), Case(9, 40, "fp32", backward=True)]
-    shapes = ((1, 4096), (1024, 4096), (1024, 3072), (8192, 768))
+    shapes = ((1, 4096), (1024, 4096), (1024, 3072), (8192, 1024))
     return [Case(*shape, dtype, b) for dtype in ("fp32", "bf16") for b in (False, True) for shape in shapes]
+
+
+def views(x: Tensor, angles: Tensor, strides: list[int]) -> Tensor:
+    y = x.to(angles.dtype)
+    for angle, stride in zip(angles, strides, strict=True):
+        first, second = y.unflatten(-1, (-1, 2, stride)).unbind(-2)
+        cos, sin = angle.cos().view(-1, stride), angle.sin().view(-1, stride)
+        y = torch.stack([cos * first - sin * second, sin * first + cos * second], -2).flatten(-3)
+    return y.to(x.dtype)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -59,16 +69,18 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     seconds, failed = 0.05 if arguments.quick else arguments.seconds, False
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| case | lrkernels µs | × clone | vs eager | vs compile |\n|---|---:|---:|---:|---:|")
+    print("| case | lrkernels µs | × clone | vs gather | vs views | vs compile |\n|---|---:|---:|---:|---:|---:|")
     for case in cases(arguments.quick):
         torch.manual_seed(0)
         dtype, strides = DTYPES[case.dtype], case.strides
         x = torch.randn(case.rows, case.features).to(arguments.device, dtype).requires_grad_(case.backward)
         angles = torch.randn(len(strides), case.features // 2).to(arguments.device).requires_grad_(case.backward)
         grad = torch.randn(case.rows, case.features).to(arguments.device, dtype)
-        functions = {"lrkernels": lrkernels.givens_apply, "eager": reference.givens_apply}
-        if not arguments.quick:
-            functions["compile"] = torch.compile(reference.givens_apply, dynamic=False)
+        functions = {"lrkernels": lrkernels.givens_apply, "gather": reference.givens_apply}
+        if case.features == 1 << len(strides):
+            functions["views"] = views
+            if not arguments.quick:
+                functions["compile"] = torch.compile(views, dynamic=False)
 
         def results(function, x=x, angles=angles, grad=grad, strides=strides, backward=case.backward) -> list[Tensor]:
             y = function(x, angles, strides)
@@ -94,7 +106,9 @@ def main(words: list[str] | None = None) -> int:
         samples = measure.alternate(samplers, seconds)
         median = measure.summarize(samples["lrkernels"]).median_us
         faster = {name: measure.times_faster(samples["lrkernels"], samples[name]) for name in samples}
-        ratios = " | ".join(f"{faster[name]:.2f}×" if name in faster else "–" for name in ("eager", "compile"))
+        ratios = " | ".join(
+            f"{faster[name]:.2f}×" if name in faster else "–" for name in ("gather", "views", "compile")
+        )
         print(f"| {case.name} | {median:,.0f} | {1 / faster['clone']:.2f} | {ratios} |", flush=True)
     return int(failed)
 
