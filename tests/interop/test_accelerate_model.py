@@ -27,6 +27,10 @@ def train(model, steps=4):
     return loss.item()
 
 
+def trained(model):
+    return torch.cat([p.detach().double().flatten() for p in model.parameters() if p.requires_grad])
+
+
 def adapter_tensors(folder):
     from safetensors.torch import load_file
 
@@ -36,16 +40,23 @@ def adapter_tensors(folder):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_and_saved_files(tmp_path, dtype):
     stock, fused = stock_and_fused(peft_llama().to(dtype))
+    exact = copy.deepcopy(stock).double()
+    start = trained(exact)
     expected, (loss, kernels) = train(stock), kernels_of(lambda: train(fused))
     assert kernels
-    close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
-    torch.testing.assert_close(loss, expected, **close)
+    train(exact)
+    # What training has changed, measured from training in float64.
+    whole = (trained(exact) - start).norm()
+    theirs, ours = ((trained(model) - trained(exact)).norm() for model in (stock, fused))
+    assert theirs < 0.25 * whole and ours < 2 * theirs + 1e-5 * whole
+    torch.testing.assert_close(loss, expected, rtol=1e-5 if dtype == torch.float32 else 0.01, atol=0)
     for name, model in (("stock", stock), ("fused", fused)):
         model.save_pretrained(tmp_path / name)
     tensors, saved = adapter_tensors(tmp_path / "stock"), adapter_tensors(tmp_path / "fused")
     assert saved.keys() == tensors.keys() and len(saved) == 14
-    for name, value in tensors.items():
-        torch.testing.assert_close(saved[name], value, **close)
+    for name, value in fused.state_dict().items():
+        if "lora_" in name:
+            assert torch.equal(saved[name.replace(".default", "")], value)
     files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("stock", "fused")]
     assert files[0] == files[1]
     configs = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("stock", "fused")]

@@ -49,7 +49,7 @@ __device__ __forceinline__ int set_bits(unsigned bits) {
 template <class Visit>
 __device__ __forceinline__ void visit_rows(const RouteParameters& parameters, int warp, const Visit& visit) {
   const int lane = int(threadIdx.x) % 32, begin = warp * parameters.run;
-  const int end = begin + parameters.run < parameters.rows ? begin + parameters.run : parameters.rows;
+  const int end = parameters.rows - begin > parameters.run ? begin + parameters.run : parameters.rows;
 #pragma unroll 1
   for (int first = begin; first < end; first += 32) {
     const int row = first + lane < end ? first + lane : -1;

@@ -22,10 +22,12 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
     own output and the op adds to it. rsLoRA, lora_bias, dropout, several active adapters, scalings that change,
     autocast, and adapters in another dtype than the base are covered. Dropout draws its mask from a seed, one an
     adapter and forward: the distribution is torch's, the mask is not. Factors in half precision beside float32
-    activations are cast up, where PEFT casts the activations down. DoRA is fused where the base layer's weight is
-    plain: the row norms are those of the merged weight, constant to the gradient as in PEFT, whose dropout it keeps.
-    A batch with ``adapter_names`` (mixed ranks, "__base__", beam search) is one ``lowrank_linear_indexed`` a layer;
-    PEFT computes it where one of its adapters has lora_bias or dropout that is on, or their dtypes differ.
+    activations are cast up, where PEFT casts the activations down. float32 factors beside half activations are read
+    as they are on the CPU; on CUDA the tensor cores round them, where PEFT computes the update in float32. DoRA is
+    fused where the base layer's weight is plain: the row norms are those of the merged weight, constant to the gradient
+    as in PEFT, whose dropout it keeps. A batch with ``adapter_names`` (mixed ranks, "__base__", beam search) is one
+    ``lowrank_linear_indexed`` a layer; PEFT computes it where one of its adapters has lora_bias or dropout that is on,
+    or their dtypes differ.
 
     Left to PEFT, each with its reason in the report: layers whose adapters are all of another kind (aLoRA, Arrow, ...;
     a layer that has plain adapters too is fused while only these are active), DoRA over a quantised layer, LoRA of
@@ -62,13 +64,22 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
 
 
 def restore(model: nn.Module) -> int:
-    """Give every layer that ``accelerate`` fused its PEFT class back; returns how many there were."""
+    """Give every layer that ``accelerate`` fused its PEFT class back; returns how many there were.
+
+    Raises RuntimeError, before anything has changed, where a class was derived from a fused one since (``fully_shard``
+    of the layer itself): it cannot be taken back.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: model is {type(model).__name__}, expected an nn.Module")
     found = _peft_layers(model, "restore")
-    from lrkernels.interop.peft.layers import FusedForward, stock_class
+    from lrkernels.interop.peft.layers import FusedForward, is_subclassed, stock_class
 
     fused = [layer for _, layer in found if isinstance(layer, FusedForward)]
+    derived = [name for name, layer in found if is_subclassed(type(layer))]
+    if derived:
+        raise RuntimeError(
+            f"restore: the classes of {', '.join(derived)} were derived from fused ones since accelerate"
+        )
     for layer in fused:
         layer.__class__ = stock_class(type(layer))
     return len(fused)

@@ -64,7 +64,9 @@ def adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
         return "lora_dropout is not exactly nn.Dropout"
     if not (call_is_forward(down) and call_is_forward(up) and call_is_forward(dropout)):
         return f"lora_A, lora_B or lora_dropout {_RELIES_ON_CALLS}"
-    lora_A, lora_B = down._parameters["weight"], up._parameters["weight"]
+    lora_A, lora_B = down._parameters.get("weight"), up._parameters.get("weight")
+    if lora_A is None or lora_B is None:
+        return "lora_A or lora_B holds no parameter: a replica of nn.DataParallel, or part of a flattened shard"
     if not (is_ordinary(lora_A) and is_ordinary(lora_B)):
         return "lora_A or lora_B holds a DTensor or another tensor subclass"
     rank = lora_A.shape[0] if lora_A.dim() else 0

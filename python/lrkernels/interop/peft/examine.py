@@ -8,7 +8,7 @@ from torch import nn
 from lrkernels.interop.peft.accelerate_report import LayerReport
 from lrkernels.interop.peft.dora import is_dora
 from lrkernels.interop.peft.eligibility import adapter_obstacle, base_obstacle, layer_obstacle
-from lrkernels.interop.peft.layers import fused_class, is_quantised, stock_class
+from lrkernels.interop.peft.layers import fused_class, is_quantised, is_subclassed, stock_class
 from lrkernels.interop.peft.weights import dense_weight
 
 
@@ -40,6 +40,8 @@ def examine(model: nn.Module, name: str, layer: nn.Module) -> LayerReport:
 def _obstacle(stock: type, layer: nn.Module, parent: nn.Module) -> str | None:
     if not issubclass(stock, LoraLayer):
         return "not LoRA"
+    if is_subclassed(stock):
+        return "its class was derived from the fused one after accelerate and stays; what can be fused is asked a call"
     if fused_class(stock) is None:
         return f"{stock.__module__}.{stock.__qualname__} is no LoRA of a linear layer that lrkernels knows"
     if not is_quantised(stock) and (reason := base_obstacle(layer.base_layer)) is not None:

@@ -80,7 +80,7 @@ def _fused(layer: nn.Module, x: Tensor, adapters: Sequence[str], add: Callable[.
         y, bias = base_layer(x), None
         if y.dtype not in KERNEL_DTYPES or y.shape != (*x.shape[:-1], layer.out_features):
             return None
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             # The base layer chose the output's dtype, which autocast must not change; the op mixes dtypes by itself.
             with torch.autocast(x.device.type, enabled=False):
                 return add(layer, x.to(y.dtype), adapters, y, None, None)
@@ -100,7 +100,8 @@ def _add_adapters(
         scale = layer.scaling[adapter]
         gate = None
         if isinstance(scale, Tensor):  # as peft.utils.hotswap makes it, to change it without recompiling
-            gate, scale = scale.to(down.device, down.dtype).reshape(1), 1.0
+            # In float32 beside half factors, as a scalar of torch would be.
+            gate, scale = scale.to(down.device, torch.promote_types(down.dtype, torch.float32)).reshape(1), 1.0
         if is_dora(layer, adapter):
             y = add_dora(layer, adapter, x, y, (down, up), gate, scale)
             weight = bias = None
@@ -141,7 +142,12 @@ _PACKAGE = "peft.tuners.lora."
 
 def stock_class(cls: type) -> type:
     """PEFT's class behind a fused one; any other class itself."""
-    return cls.__mro__[2] if issubclass(cls, FusedForward) else cls
+    return cls.__bases__[1] if cls.__bases__[0] is FusedForward else cls
+
+
+def is_subclassed(cls: type) -> bool:
+    """Whether somebody made a class of their own from a fused one, as ``fully_shard`` does of a layer it is given."""
+    return issubclass(cls, FusedForward) and cls.__bases__[0] is not FusedForward
 
 
 def fused_class(stock: type) -> type | None:

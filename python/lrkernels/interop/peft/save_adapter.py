@@ -31,7 +31,8 @@ def save_adapter(
     "lora_only" adds the biases of these layers, "all" every bias of the model, for models that trained them; other
     parameters are not written. ``task_type`` and ``base_model_name_or_path`` (the model's own ``name_or_path`` unless
     given) go to the config, and so does ``fan_in_fan_out``, which PEFT wants to be told where its base model has Conv1D
-    layers. Both files are replaced at the end, when they are whole; an error leaves the folder as it was.
+    layers. Both files are written beside and put in place at the end, one after the other; an error before that leaves
+    the folder as it was.
 
     Raises ValueError when the model has no LoRALinear, one is merged with ``keep=False`` (its factors are gone), on the
     meta device or sharded, or dropouts differ (PEFT has one for all layers); TypeError when ``model`` is no module;
