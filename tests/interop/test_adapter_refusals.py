@@ -223,6 +223,16 @@ def test_models_that_do_not_fit(tmp_path, checkpoint):
         assert state(model) == before
 
 
+def test_factors_that_the_models_dtype_cannot_hold(tmp_path, checkpoint):
+    config, tensors = checkpoint
+    folder = write(tmp_path, config, tensors | {FIRST_A: torch.full((4, 24), 1e5)})
+    for model in models():
+        model.half()
+        with pytest.raises(ValueError, match="lora_A of 'first' holds values beyond torch.float16"):
+            load_adapter(model, folder)
+    load_adapter(TwoLayers(), folder)
+
+
 def test_a_layer_that_replace_linear_refuses(tmp_path):
     """PEFT adapts the out_proj of an nn.MultiheadAttention by reimplementing the attention; here it would not act."""
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})

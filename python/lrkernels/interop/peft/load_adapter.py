@@ -108,6 +108,9 @@ class _Plan:
                     f"{kind} of '{name}' is {tuple(factors[kind].shape)}, expected {shape}: the config's rank is "
                     f"{rank}, the layer maps {width} features to {height}"
                 )
+            becomes = module.lora_A.dtype if isinstance(module, LoRALinear) else base_weight(module).dtype
+            if not factors[kind].to(becomes).isfinite().all():
+                raise ValueError(f"{kind} of '{name}' holds values beyond {becomes}, which the layer's factors are")
 
     def _check_complete(self) -> None:
         for name, module in self.modules.items():
