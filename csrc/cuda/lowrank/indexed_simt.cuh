@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(Product::kThreads)
   const int adapter = int(blockIdx.x) / rank_tiles / col_tiles;
   const int first_m = col_tile * Product::kTileM, first_n = rank_tile * Product::kTileN;
   const int begin = parameters.routed.offsets[adapter], rows = parameters.routed.offsets[adapter + 1] - begin;
-  const int used_ranks = parameters.routed.ranks[adapter];
+  // Without rows the gradient is zero, whatever the scale is.
+  const int used_ranks = rows > 0 ? parameters.routed.ranks[adapter] : 0;
 
   Product product(dynamic_shared<float>(), int(threadIdx.x));
   if (first_n < used_ranks) {
