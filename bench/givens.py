@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from compare import measure
 from compare.cases import DTYPES
-from compare.verify import TOLERANCE
+from compare.verify import TOLERANCE, relative_error
 from torch import Tensor
 
 import lrkernels
@@ -55,10 +55,6 @@ def views(x: Tensor, angles: Tensor, strides: list[int]) -> Tensor:
         cos, sin = angle.cos().view(-1, stride), angle.sin().view(-1, stride)
         y = torch.stack([cos * first - sin * second, sin * first + cos * second], -2).flatten(-3)
     return y.to(x.dtype)
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    return float((got.detach().double() - want.detach()).norm() / want.detach().norm().clamp_min(1e-30))
 
 
 def main(words: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from compare import measure
 from compare.cases import DTYPES
-from compare.verify import TOLERANCE
+from compare.verify import TOLERANCE, relative_error
 from torch import Tensor
 
 import lrkernels
@@ -126,10 +126,6 @@ def wide(i: Inputs) -> Inputs:
     ))  # fmt: skip
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    return float((got.detach().double() - want.detach()).norm() / want.detach().norm().clamp_min(1e-30))
-
-
 def copy_bytes_per_us(device: str) -> float:
     """Read and written, of a copy too large for a cache."""
     source = torch.empty(128 << 20, dtype=torch.uint8, device=device)
@@ -161,7 +157,7 @@ def main(words: list[str] | None = None) -> int:
         exact = results(loop, wide(inputs), case.backward)
         samplers = {}
         for name, function in contenders.items():
-            worst = max(map(error, results(function, inputs, case.backward), exact))
+            worst = max(map(relative_error, results(function, inputs, case.backward), exact))
             if not worst <= TOLERANCE[case.dtype]:
                 print(f"{case.name}: {name} is off by {worst:.2g} of the norm", file=sys.stderr)
                 failed = True

@@ -20,7 +20,7 @@ def _double(inputs: Inputs) -> Inputs:
     return Inputs(*(wide(getattr(inputs, name)) for name in ("x", "weight", "bias", "down", "up", "grad")))
 
 
-def _error(got: Tensor, want: Tensor) -> float:
+def relative_error(got: Tensor, want: Tensor) -> float:
     difference = torch.linalg.vector_norm(got.detach().double() - want.detach())
     return float(difference / torch.linalg.vector_norm(want.detach()).clamp_min(1e-30))
 
@@ -48,7 +48,7 @@ def failure(case: Case, name: str, forward: Forward, inputs: Inputs) -> str | No
             want = torch.nn.functional.linear(wide.x, wide.weight, wide.bias)
         else:
             want = eager(wide.x, wide.weight, wide.bias, wide.down, wide.up)
-    if not (error := _error(got, want)) <= tolerance:
+    if not (error := relative_error(got, want)) <= tolerance:
         return f"y is off by {error:.2g} of its norm, {tolerance:g} is allowed"
     if not case.backward:
         return None
@@ -57,6 +57,6 @@ def failure(case: Case, name: str, forward: Forward, inputs: Inputs) -> str | No
     for label, grad, wide_grad in zip(
         ("x", "down", "up"), grads, torch.autograd.grad(want, wide.trained, wide.grad), strict=True
     ):
-        if not (error := _error(grad, wide_grad)) <= tolerance:
+        if not (error := relative_error(grad, wide_grad)) <= tolerance:
             return f"the gradient of {label} is off by {error:.2g} of its norm, {tolerance:g} is allowed"
     return None

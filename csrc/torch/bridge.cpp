@@ -114,6 +114,12 @@ Tensor collapsible(const Tensor& tensor) {
   return stable::contiguous(tensor);
 }
 
+Tensor row_operand(const Tensor& tensor, bool any_layout) {
+  const Tensor flat = collapsible(tensor);
+  const bool unit = flat.size(flat.dim() - 1) <= 1 || flat.stride(flat.dim() - 1) == 1;
+  return any_layout || unit ? flat : stable::contiguous(flat);
+}
+
 Tensor matrix_of(const Tensor& tensor) {
   if (tensor.dim() == 2) return tensor;
   return stable::reshape(tensor, {flat_rows(tensor), tensor.size(tensor.dim() - 1)});
@@ -186,6 +192,10 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
                          torchs_reason(": out of memory"));
   }
   return Tensor(handle);
+}
+
+Tensor like(const Tensor& tensor) {
+  return empty(std::vector<int64_t>(tensor.sizes().begin(), tensor.sizes().end()), tensor.scalar_type(), tensor);
 }
 
 std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last) {

@@ -40,6 +40,9 @@ int64_t flat_rows(const Tensor& tensor);
 /// The tensor itself when its leading dimensions collapse into one stride, else a contiguous copy.
 Tensor collapsible(const Tensor& tensor);
 
+/// [..., cols] as kernels read it: collapsible, and with contiguous rows unless they take any layout.
+Tensor row_operand(const Tensor& tensor, bool any_layout);
+
 /// [..., cols] as [rows, cols]: a view where the leading dimensions collapse, else a copy.
 Tensor matrix_of(const Tensor& tensor);
 
@@ -50,6 +53,8 @@ MutableMatrixView mutable_view(const Tensor& tensor);
 
 /// A contiguous tensor on `like`'s device, not initialised.
 Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
+/// One of `tensor`'s own sizes and dtype.
+Tensor like(const Tensor& tensor);
 /// x's sizes with the last one replaced.
 std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t last);
 

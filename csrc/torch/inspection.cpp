@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include "lrk/build_info.h"
 #include "lrk/lowrank_indexed.h"
@@ -51,24 +52,21 @@ std::vector<std::string> stop_planning() {
 void force(std::string kernel) { force_kernel(kernel); }
 std::string forced() { return forced_kernel(); }
 
+template <class Backend>
+void add_kernel_names(std::initializer_list<const Backend*> backends, std::vector<std::string>& names) {
+  for (const Backend* backend : backends) {
+    if (backend == nullptr) continue;
+    const std::vector<std::string> more = backend->kernel_names();
+    names.insert(names.end(), more.begin(), more.end());
+  }
+}
+
 /// Of every backend in this build, whether its device is here or not.
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
-  for (const LowRankBackend* backend : {&lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated()}) {
-    if (backend == nullptr) continue;
-    const std::vector<std::string> more = backend->kernel_names();
-    names.insert(names.end(), more.begin(), more.end());
-  }
-  for (const IndexedBackend* backend : {&lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated()}) {
-    if (backend == nullptr) continue;
-    const std::vector<std::string> more = backend->kernel_names();
-    names.insert(names.end(), more.begin(), more.end());
-  }
-  for (const OrthogonalBackend* backend : {&orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated()}) {
-    if (backend == nullptr) continue;
-    const std::vector<std::string> more = backend->kernel_names();
-    names.insert(names.end(), more.begin(), more.end());
-  }
+  add_kernel_names({&lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated()}, names);
+  add_kernel_names({&lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated()}, names);
+  add_kernel_names({&orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated()}, names);
   return names;
 }
 

@@ -16,6 +16,15 @@ bool reference_only();
 /// True while CPU tensors are sent to the emulated CUDA kernels (tests only).
 bool emulating();
 
+/// The table that serves `on`'s device, of a family's three.
+template <class Backend>
+const Backend& backend_for(const char* op, const Tensor& on, const Backend& cpu, const Backend* cuda,
+                           const Backend* cuda_emulated) {
+  if (!on.is_cuda()) return emulating() ? *cuda_emulated : cpu;
+  if (cuda == nullptr) fail(op, "this build of lrkernels has no CUDA kernels");
+  return *cuda;
+}
+
 /// Runs a kernel, or records its plan while planning.
 template <class Args>
 void run(const char* op, const char* primitive, Plan (*plan)(const Args&, const Context&),

@@ -30,10 +30,6 @@ Tensor reduce_to_gate(const Tensor& per_token, const Tensor& gate) {
   return torch::stable::to(torch::stable::reshape(sum, sizes), gate.scalar_type());
 }
 
-Tensor like(const Tensor& tensor) {
-  return empty(std::vector<int64_t>(tensor.sizes().begin(), tensor.sizes().end()), tensor.scalar_type(), tensor);
-}
-
 /// What stands for a gradient nobody asked for.
 Tensor nothing(const Tensor& tensor) { return empty({0}, tensor.scalar_type(), tensor); }
 

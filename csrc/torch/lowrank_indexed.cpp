@@ -10,10 +10,6 @@
 namespace lrk::binding {
 namespace {
 
-Tensor like(const Tensor& tensor) {
-  return empty(std::vector<int64_t>(tensor.sizes().begin(), tensor.sizes().end()), tensor.scalar_type(), tensor);
-}
-
 /// What stands for a gradient nobody asked for.
 Tensor nothing(const Tensor& tensor) { return empty({0}, tensor.scalar_type(), tensor); }
 

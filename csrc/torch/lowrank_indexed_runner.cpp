@@ -5,14 +5,6 @@
 namespace lrk::binding {
 namespace {
 
-const IndexedBackend& backend_for(const char* op, const Tensor& on) {
-  if (on.is_cuda()) {
-    if (const IndexedBackend* backend = lowrank_indexed_cuda()) return *backend;
-    fail(op, "this build of lrkernels has no CUDA kernels");
-  }
-  return emulating() ? *lowrank_indexed_cuda_emulated() : lowrank_indexed_cpu();
-}
-
 /// A 3-D tensor as a stack of matrices.
 template <class Stack, class Pointer>
 Stack stack_of(const Tensor& tensor, Pointer data) {
@@ -40,7 +32,7 @@ IndexedRunner::IndexedRunner(const char* op, const Tensor& on, const Tensor& dow
                              const Tensor& index, const OptionalTensor& ranks)
     : op_(op),
       on_(on),
-      backend_(backend_for(op, on)),
+      backend_(backend_for(op, on, lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated())),
       any_layout_(&backend_ == &lowrank_indexed_cpu()),
       branch_dtype_(branch_dtype_of(on, downs, ups, any_layout_)),
       execution_(op, on),
@@ -59,11 +51,7 @@ const Routing& IndexedRunner::routing() {
   return *routing_;
 }
 
-Tensor IndexedRunner::row_operand(const Tensor& tensor) const {
-  const Tensor flat = collapsible(tensor);
-  const bool unit = flat.size(flat.dim() - 1) <= 1 || flat.stride(flat.dim() - 1) == 1;
-  return any_layout_ || unit ? flat : torch::stable::contiguous(flat);
-}
+Tensor IndexedRunner::row_operand(const Tensor& tensor) const { return binding::row_operand(tensor, any_layout_); }
 
 Tensor IndexedRunner::stack_operand(const Tensor& stack) const {
   if (any_layout_) return stack;

@@ -4,14 +4,6 @@
 namespace lrk::binding {
 namespace {
 
-const LowRankBackend& backend_for(const char* op, const Tensor& on) {
-  if (on.is_cuda()) {
-    if (const LowRankBackend* backend = lowrank_cuda()) return *backend;
-    fail(op, "this build of lrkernels has no CUDA kernels");
-  }
-  return emulating() ? *lowrank_cuda_emulated() : lowrank_cpu();
-}
-
 Dropout dropout_of(const OptionalTensor& seed, double probability) {
   return {probability, probability > 0.0 ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
 }
@@ -21,17 +13,13 @@ Dropout dropout_of(const OptionalTensor& seed, double probability) {
 LowRankRunner::LowRankRunner(const char* op, const Tensor& on, const Tensor& factor)
     : op_(op),
       on_(on),
-      backend_(backend_for(op, on)),
+      backend_(backend_for(op, on, lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated())),
       any_layout_(&backend_ == &lowrank_cpu()),
       branch_dtype_(any_layout_ ? wider(wider(on.scalar_type(), factor.scalar_type()), ScalarType::Float)
                                 : wider(on.scalar_type(), factor.scalar_type())),
       execution_(op, on) {}
 
-Tensor LowRankRunner::row_operand(const Tensor& tensor) const {
-  const Tensor flat = collapsible(tensor);
-  const bool unit = flat.size(flat.dim() - 1) <= 1 || flat.stride(flat.dim() - 1) == 1;
-  return any_layout_ || unit ? flat : torch::stable::contiguous(flat);
-}
+Tensor LowRankRunner::row_operand(const Tensor& tensor) const { return binding::row_operand(tensor, any_layout_); }
 
 Tensor LowRankRunner::factor_operand(const Tensor& matrix) const {
   const bool unit = matrix.stride(0) == 1 || matrix.stride(1) == 1 || matrix.numel() == 0;

@@ -10,21 +10,6 @@
 namespace lrk::binding {
 namespace {
 
-const OrthogonalBackend& backend_for(const char* op, const Tensor& on) {
-  if (on.is_cuda()) {
-    if (const OrthogonalBackend* backend = orthogonal_cuda()) return *backend;
-    fail(op, "this build of lrkernels has no CUDA kernels");
-  }
-  return emulating() ? *orthogonal_cuda_emulated() : orthogonal_cpu();
-}
-
-/// [..., features] as the kernels read it; those for CUDA want contiguous rows.
-Tensor row_operand(const Tensor& tensor, const OrthogonalBackend& backend) {
-  const Tensor flat = collapsible(tensor);
-  const bool unit = flat.size(flat.dim() - 1) <= 1 || flat.stride(flat.dim() - 1) == 1;
-  return &backend == &orthogonal_cpu() || unit ? flat : torch::stable::contiguous(flat);
-}
-
 /// The angles in the type of the rotations: float32, or float64 for float64.
 Tensor rotation_angles(const Tensor& angles, const Tensor& x) {
   return torch::stable::contiguous(torch::stable::to(angles, wider(x.scalar_type(), ScalarType::Float)));
@@ -36,16 +21,12 @@ GivensRounds rounds_of(const Tensor& angles, const std::vector<int64_t>& strides
   return rounds;
 }
 
-Tensor like(const Tensor& tensor) {
-  return empty(std::vector<int64_t>(tensor.sizes().begin(), tensor.sizes().end()), tensor.scalar_type(), tensor);
-}
-
 Tensor givens_apply(const Tensor& x, const Tensor& angles, std::vector<int64_t> strides, bool inverse) {
   const char* op = "givens_apply";
   check_givens(op, x, angles, strides);
   const Execution execution(op, x);
-  const OrthogonalBackend& backend = backend_for(op, x);
-  const Tensor rows = row_operand(x, backend), wide = rotation_angles(angles, x), y = like(x);
+  const OrthogonalBackend& backend = backend_for(op, x, orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated());
+  const Tensor rows = row_operand(x, &backend == &orthogonal_cpu()), wide = rotation_angles(angles, x), y = like(x);
   GivensArgs args;
   args.x = matrix_view(rows), args.y = mutable_view(y);
   args.rounds = rounds_of(wide, strides, inverse);
@@ -58,8 +39,9 @@ std::tuple<Tensor, Tensor> givens_backward(const Tensor& grad, const Tensor& y, 
   const char* op = "givens_backward";
   check_givens_backward(op, grad, y, angles, strides);
   const Execution execution(op, grad);
-  const OrthogonalBackend& backend = backend_for(op, grad);
-  const Tensor grad_rows = row_operand(grad, backend), y_rows = row_operand(y, backend);
+  const OrthogonalBackend& backend = backend_for(op, grad, orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated());
+  const bool any_layout = &backend == &orthogonal_cpu();
+  const Tensor grad_rows = row_operand(grad, any_layout), y_rows = row_operand(y, any_layout);
   const Tensor wide = rotation_angles(angles, grad), dx = like(grad), dangles = like(wide);
   if (grad.numel() == 0) return {dx, torch::stable::fill_(like(angles), 0)};
   GivensBackwardArgs args;

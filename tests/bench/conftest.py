@@ -1,7 +1,9 @@
 """Where the benchmarks are; everything here is skipped when the tests run without the source tree."""
 
+import importlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,17 @@ def bench_folder() -> Path:
     if not (ROOT / "bench" / "run.py").exists():
         pytest.skip("the tests run outside the source tree")
     return ROOT / "bench"
+
+
+@pytest.fixture
+def scripts(bench_folder, monkeypatch):
+    """Imports modules of bench/ by name, and forgets them afterwards."""
+    monkeypatch.syspath_prepend(str(bench_folder))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if (bench_folder / name.split(".")[0]).exists() or (bench_folder / f"{name}.py").exists():
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,11 @@
 """bench/end_to_end.py: what it reports, and that a model with a wrong loss is never given a time."""
 
-import importlib
 import json
-import sys
 
 import pytest
 import torch
 
 pytest.importorskip("peft", reason="PEFT is not installed (requirements-dev.txt has it)")
-
-
-@pytest.fixture
-def scripts(bench_folder, monkeypatch):
-    """Imports modules of bench/ by name, and forgets them afterwards."""
-    monkeypatch.syspath_prepend(str(bench_folder))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("compare", "finetune", "end_to_end"):
-            del sys.modules[name]
 
 
 QUICK = ["--size", "quick", "--no-compile", "--seconds", "0.01"]

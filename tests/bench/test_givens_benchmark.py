@@ -1,19 +1,11 @@
 """bench/givens.py: every case has its line, and a wrong result is never given a time."""
 
-import importlib
-import sys
-
 import pytest
 
 
 @pytest.fixture
-def givens(bench_folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(bench_folder))
-    before = set(sys.modules)
-    yield importlib.import_module("givens")
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("compare", "givens"):
-            del sys.modules[name]
+def givens(scripts):
+    return scripts("givens")
 
 
 def test_quick_run(givens, capsys):

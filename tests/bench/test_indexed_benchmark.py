@@ -1,19 +1,11 @@
 """bench/indexed.py: every case has its line, and a wrong result is never given a time."""
 
-import importlib
-import sys
-
 import pytest
 
 
 @pytest.fixture
-def indexed(bench_folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(bench_folder))
-    before = set(sys.modules)
-    yield importlib.import_module("indexed")
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("compare", "indexed"):
-            del sys.modules[name]
+def indexed(scripts):
+    return scripts("indexed")
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,10 @@
 """bench/run.py and bench/hardware.py: what they report, and that a wrong result is never given a time."""
 
-import importlib
 import json
 import sys
 
 import pytest
 import torch
-
-
-@pytest.fixture
-def scripts(bench_folder, monkeypatch):
-    """Imports modules of bench/ by name, and forgets them afterwards."""
-    monkeypatch.syspath_prepend(str(bench_folder))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("compare", "run", "hardware"):
-            del sys.modules[name]
 
 
 def test_quick_run(scripts, tmp_path, capsys, monkeypatch):

@@ -120,19 +120,24 @@ struct Link {
   MutableMatrixView y, y_before;
 };
 
+/// What tiles and passes are given alike.
+template <class Parameters>
+void fill(Parameters& parameters, const GivensProblem& problem, const GivensMemory& memory, const Link& link) {
+  parameters.x = Rows<const void*>(link.x), parameters.y = Rows<void*>(link.y);
+  parameters.rows = problem.rows, parameters.features = int(problem.features);
+  parameters.table = static_cast<const float2*>(memory.workspace.at(memory.table)), parameters.pairs = problem.pairs();
+  if (!problem.backward) return;
+  parameters.grad = Rows<const void*>(link.grad);
+  if (link.y_before.data != nullptr) parameters.y_before = Rows<void*>(link.y_before);
+  parameters.partials = static_cast<float*>(memory.workspace.at(memory.partials));
+  parameters.partials_stride = problem.entries();
+}
+
 Status launch_tiles(const GivensProblem& problem, const GivensChoice& choice, const GivensMemory& memory,
                     const GivensPass* begin, const GivensPass* end, const Link& link, const Context& context) {
   GivensTileParameters parameters;
-  parameters.x = Rows<const void*>(link.x), parameters.y = Rows<void*>(link.y);
-  if (problem.backward) {
-    parameters.grad = Rows<const void*>(link.grad);
-    if (link.y_before.data != nullptr) parameters.y_before = Rows<void*>(link.y_before);
-    parameters.partials = static_cast<float*>(memory.workspace.at(memory.partials));
-    parameters.partials_stride = problem.entries();
-  }
-  parameters.rows = problem.rows, parameters.features = int(problem.features);
+  fill(parameters, problem, memory, link);
   parameters.tile_rows = choice.tile_rows, parameters.row_floats = padded_floats(problem.features);
-  parameters.table = static_cast<const float2*>(memory.workspace.at(memory.table)), parameters.pairs = problem.pairs();
   parameters.passes.count = int32_t(end - begin);
   std::copy(begin, end, parameters.passes.pass);
   const int64_t blocks = problem.backward ? choice.blocks : ceil_div(problem.rows, choice.tile_rows);
@@ -145,16 +150,8 @@ Status launch_tiles(const GivensProblem& problem, const GivensChoice& choice, co
 Status launch_pass(const GivensProblem& problem, const GivensChoice& choice, const GivensMemory& memory,
                    const GivensPass& pass, const Link& link, const Context& context) {
   GivensPassParameters parameters;
-  parameters.x = Rows<const void*>(link.x), parameters.y = Rows<void*>(link.y);
-  if (problem.backward) {
-    parameters.grad = Rows<const void*>(link.grad);
-    if (link.y_before.data != nullptr) parameters.y_before = Rows<void*>(link.y_before);
-    parameters.partials = static_cast<float*>(memory.workspace.at(memory.partials));
-    parameters.partials_stride = problem.entries();
-  }
-  parameters.rows = problem.rows, parameters.features = int(problem.features);
+  fill(parameters, problem, memory, link);
   parameters.rows_a_block = ceil_div(problem.rows, choice.blocks);
-  parameters.table = static_cast<const float2*>(memory.workspace.at(memory.table)), parameters.pairs = problem.pairs();
   parameters.pass = pass;
   const dim3 grid(unsigned(std::min<int64_t>(ceil_div(pass.groups, kGivensThreads), 1024)), unsigned(choice.blocks));
   return launch(problem.backward ? givens_pass_kernel<true> : givens_pass_kernel<false>,
