@@ -1,4 +1,4 @@
-"""Products with orthogonal matrices: fakes, gradients, autocast and vmap of the ops, and their Python twins."""
+"""givens_apply: fake, gradient, autocast and vmap of the op, and its Python twin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lrkernels import reference
 from lrkernels.ops import _lowrank_checks as checks
 from lrkernels.ops import _registration as registration
-from lrkernels.ops._orthogonal_checks import check_givens
+from lrkernels.ops.orthogonal._checks import check_givens
 
 _lrk = torch.ops.lrk
 

@@ -1,4 +1,4 @@
-// Argument checks of the orthogonal ops: each throws, naming the op and the argument. The Python twins make the same.
+// Argument checks of givens_apply: each throws, naming the op and the argument. The Python twins make the same.
 #pragma once
 
 #include <vector>

@@ -1,4 +1,4 @@
-#include "torch/orthogonal_checks.h"
+#include "torch/givens_checks.h"
 
 #include "torch/argument_checks.h"
 

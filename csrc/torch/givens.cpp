@@ -3,8 +3,8 @@
 
 #include <tuple>
 
+#include "torch/givens_checks.h"
 #include "torch/inspection.h"
-#include "torch/orthogonal_checks.h"
 #include "torch/plain.h"
 
 namespace lrk::binding {

@@ -1,5 +1,5 @@
-"""Argument checks of the orthogonal ops; csrc/torch/orthogonal_checks.cpp makes the same for the raw ops, and
-tests/orthogonal/test_errors.py holds the two together."""
+"""Argument checks of the orthogonal ops; csrc/torch/*_checks.cpp make the same for the raw ops, and
+tests/orthogonal/ holds the two together."""
 
 from __future__ import annotations
 
