@@ -111,8 +111,10 @@ Tensor LowRankRunner::linear(const OptionalTensor& x, const OptionalTensor& weig
   if (!y) y = empty(std::move(sizes), dtype, on_);
   args.y = mutable_view(*y);
   if (!planning() && !args.weight.present() && backend_.library_linear(args, execution_.context())) {
-    const OptionalTensor added = base_rows ? OptionalTensor(matrix_of(*base_rows)) : left_bias;
-    library_product(matrix_of(*y), added, matrix_of(branch), aten_transpose(factor), scale);
+    // Added in place, `added` has to be the very tensor: torch would copy another view of y onto y.
+    const Tensor out = matrix_of(*y);
+    const OptionalTensor added = library ? out : base_rows ? OptionalTensor(matrix_of(*base_rows)) : left_bias;
+    library_product(out, added, matrix_of(branch), aten_transpose(factor), scale);
     return *y;
   }
   run(op_, "linear", backend_.plan_linear, backend_.linear, args, execution_.context());

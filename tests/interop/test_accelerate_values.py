@@ -136,6 +136,26 @@ def test_several_adapters():
         assert_equal_to_stock(stock, fused, x)
 
 
+def test_nine_float32_adapters_on_a_half_base_are_rounded_once():
+    model = peft_layers()
+    names = ["default"] + [f"adapter{i}" for i in range(8)]
+    for i, name in enumerate(names[1:], 1):
+        options = lora_config(r=1 + i % 3, lora_alpha=2 * i, target_modules=["first", "second"], task_type=None)
+        model.add_adapter(name, options)
+    model.base_model.set_adapter(names)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    exact = copy.deepcopy(model).double()
+    stock, fused = stock_and_fused(model)
+    x = torch.randn(64, 24).bfloat16()
+    y, kernels = kernels_of(lambda: fused(x))
+    assert kernels
+    expected = exact(x.double())
+    assert y.dtype == torch.bfloat16
+    assert relative_error(y, expected) <= 1.2 * relative_error(stock(x), expected)
+
+
 def test_scaling_that_changes():
     stock, fused = stock_and_fused(peft_layers())
     x = torch.randn(6, 24)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import layer as peft_layer
@@ -91,30 +92,82 @@ def _fused(layer: nn.Module, x: Tensor, adapters: Sequence[str], add: Callable[.
 def _add_adapters(
     layer: nn.Module, x: Tensor, adapters: list[str], y: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """One op an adapter, some more for DoRA; the first computes x·weightᵀ + bias too, unless ``y`` is that already."""
-    for adapter in adapters:
-        lora_A, lora_B, dropout = adapter_layers(layer, adapter)
-        down, up, lora_bias = lora_A._parameters["weight"], lora_B._parameters["weight"], lora_B._parameters["bias"]
-        if down.dtype != x.dtype or up.dtype != x.dtype:
-            down, up = factors_beside(x.dtype, down, up)
-        scale = layer.scaling[adapter]
-        gate = None
-        if isinstance(scale, Tensor):  # as peft.utils.hotswap makes it, to change it without recompiling
-            # In float32 beside half factors, as a scalar of torch would be.
-            gate, scale = scale.to(down.device, torch.promote_types(down.dtype, torch.float32)).reshape(1), 1.0
-        if is_dora(layer, adapter):
-            y = add_dora(layer, adapter, x, y, (down, up), gate, scale)
+    """One op for adapters in a row that share x, one for each other, some more for DoRA; the first computes
+    x·weightᵀ + bias too, unless ``y`` is that already."""
+    for names in _runs(layer, adapters):
+        terms = [_term(layer, name, x.dtype) for name in names]
+        down, up, gate, scale = terms[0] if len(terms) == 1 else _joined(terms)
+        if is_dora(layer, names[0]):
+            y = add_dora(layer, names[0], x, y, (down, up), gate, scale)
             weight = bias = None
             continue
-        if lora_bias is not None:
-            bias = _add_bias(bias, lora_bias, layer.scaling[adapter], x.dtype)
-        probability = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
+        for name in names:
+            lora_bias = adapter_layers(layer, name)[1]._parameters["bias"]
+            if lora_bias is not None:
+                bias = _add_bias(bias, lora_bias, layer.scaling[name], x.dtype)
+        probability = _dropout(layer, names[0])
         seed = torch.randint(0, 2**62, (), device=x.device) if probability > 0.0 else None
         y = lowrank_linear(
             x, down, up, weight, bias, gate=gate, base=y, seed=seed, scale=scale, dropout=probability
         )  # fmt: skip
         weight = bias = None
     return y
+
+
+def _runs(layer: nn.Module, adapters: list[str]) -> list[list[str]]:
+    """The adapters in order, neighbours together where they are low-rank terms of x itself: without dropout, which
+    draws a mask for each, and without DoRA, which acts on the sum so far."""
+    runs, joinable = [], False
+    for name in adapters:
+        alone = _dropout(layer, name) > 0.0 or is_dora(layer, name)
+        if joinable and not alone:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+        joinable = not alone
+    return runs
+
+
+def _dropout(layer: nn.Module, adapter: str) -> float:
+    dropout = adapter_layers(layer, adapter)[2]
+    return dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
+
+
+class _Term(NamedTuple):
+    """scale·x·downᵀ·diag(gate)·upᵀ of one adapter, or of several joined along their ranks."""
+
+    down: Tensor
+    up: Tensor
+    gate: Tensor | None
+    scale: float
+
+
+def _term(layer: nn.Module, adapter: str, dtype: torch.dtype) -> _Term:
+    lora_A, lora_B, _ = adapter_layers(layer, adapter)
+    down, up = lora_A._parameters["weight"], lora_B._parameters["weight"]
+    if down.dtype != dtype or up.dtype != dtype:
+        down, up = factors_beside(dtype, down, up)
+    scale = layer.scaling[adapter]
+    if not isinstance(scale, Tensor):
+        return _Term(down, up, None, scale)
+    # A tensor, as peft.utils.hotswap makes it, to change it without recompiling: in float32 beside half factors, as a
+    # scalar of torch would be.
+    return _Term(down, up, scale.to(down.device, torch.promote_types(down.dtype, torch.float32)).reshape(1), 1.0)
+
+
+def _joined(terms: list[_Term]) -> _Term:
+    """One term of the sum of the ranks: x is read once and the output rounded once, however many adapters there are."""
+    dtype = reduce(torch.promote_types, (factor.dtype for term in terms for factor in (term.down, term.up)))
+    down = torch.cat([term.down.to(dtype) for term in terms])
+    up = torch.cat([term.up.to(dtype) for term in terms], dim=1)
+    if all(term.gate is None and term.scale == terms[0].scale for term in terms):
+        return _Term(down, up, None, terms[0].scale)
+    wide = torch.promote_types(dtype, torch.float32)
+    gates = []
+    for term in terms:
+        rank = len(term.down)
+        gates.append(down.new_full((rank,), term.scale, dtype=wide) if term.gate is None else term.gate.expand(rank))
+    return _Term(down, up, torch.cat(gates), 1.0)
 
 
 def _add_bias(bias: Tensor | None, lora_bias: Tensor, scale: float | Tensor, dtype: torch.dtype) -> Tensor:
