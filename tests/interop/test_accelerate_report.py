@@ -114,6 +114,16 @@ def test_strict_raises_before_anything_is_changed():
     assert len(lrkernels.accelerate(peft_llama(), strict=True).fused) == 7
 
 
+def test_a_replaced_forward_of_nn_linear_is_called(monkeypatch):
+    model = peft_layers()
+    lrkernels.accelerate(model)
+    called, forward = [], nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (called.append(self), forward(self, x))[1])
+    _, kernels = kernels_of(lambda: model(torch.randn(3, 24)))
+    assert len(called) == 6 and not kernels  # two layers, each a base layer, lora_A and lora_B
+    assert "nn.Linear.forward" in str(lrkernels.accelerate(model))
+
+
 def test_hooks_that_come_and_go():
     """The rules are applied in every forward: a hook registered later fires, and the op returns when it is gone."""
     model = peft_layers()

@@ -40,6 +40,15 @@ def test_equal_to_peft(name, shape):
         assert_equal_to_stock(stock.train(), fused.train(), x)
 
 
+def test_on_every_backend(device):
+    """The CUDA kernels, emulated or on a GPU, in the place of PEFT's layers."""
+    model = peft_layers().to(device.device)
+    model.add_adapter("other", lora_config(r=3, target_modules=["first"], task_type=None, lora_dropout=0.5))
+    model.base_model.set_adapter(["default", "other"])
+    stock, fused = stock_and_fused(model)
+    assert_equal_to_stock(stock.eval(), fused.eval(), torch.randn(6, 24, device=device.device))
+
+
 def relative_error(actual, exact):
     return (actual.double() - exact).norm() / exact.norm()
 

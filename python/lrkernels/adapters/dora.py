@@ -35,7 +35,7 @@ class DoRA(LoRA):
             self.magnitude.copy_(self.norm(base_layer.weight))
 
     def norm(self, weight: Tensor) -> Tensor:
-        """The length of each row of V, in float32 or wider."""
+        """The length of each row of V, in float32 or wider. An update that nearly cancels its row costs it digits."""
         dtype = torch.promote_types(torch.promote_types(weight.dtype, self.up.dtype), torch.float32)
         up, down = self.scale * self.up.to(dtype), self.down.to(dtype)
         with torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):  # "meta" has no autocast

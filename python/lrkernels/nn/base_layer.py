@@ -27,9 +27,19 @@ def call_is_forward(module: nn.Module) -> bool:
     )
 
 
+_LINEAR_FORWARD = nn.Linear.forward
+
+
+def linear_is_torchs() -> bool:
+    """Whether ``nn.Linear.forward`` is the one found at import: who replaces it for every layer relies on its calls."""
+    return nn.Linear.forward is _LINEAR_FORWARD
+
+
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether calling it does no more than F.linear(x, weight, bias), so that the op may do it instead."""
-    return type(module) is nn.Linear and "weight" in module._parameters and call_is_forward(module)
+    return (
+        type(module) is nn.Linear and "weight" in module._parameters and call_is_forward(module) and linear_is_torchs()
+    )
 
 
 def factors_beside(dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:

@@ -19,22 +19,23 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
 
     Fused: ``lora.Linear`` over nn.Linear (one op computes base and update) and over the Conv1D of transformers; over
     any other kind of nn.Linear, and the quantised layers that PEFT has LoRA classes for, the base layer computes its
-    own output and the op adds to it. rsLoRA, lora_bias, dropout, several active adapters, scalings that change,
-    autocast, and adapters in another dtype than the base are covered. Dropout draws its mask from a seed, one an
-    adapter and forward: the distribution is torch's, the mask is not. Factors in half precision beside float32
-    activations are cast up, where PEFT casts the activations down. float32 factors beside half activations are read
-    as they are on the CPU; on CUDA the tensor cores round them, where PEFT computes the update in float32. DoRA is
-    fused where the base layer's weight is plain: the row norms are those of the merged weight, constant to the gradient
-    as in PEFT, whose dropout it keeps. A batch with ``adapter_names`` (mixed ranks, "__base__", beam search) is one
-    ``lowrank_linear_indexed`` a layer; PEFT computes it where one of its adapters has lora_bias or dropout that is on,
-    or their dtypes differ.
+    own output and the op adds to it. rsLoRA, lora_bias, dropout, several active adapters (without dropout one op for
+    all), scalings that change, autocast, and adapters in another dtype than the base are covered. Dropout draws its
+    mask from a seed, one an adapter and forward: the distribution is torch's, the mask is not. Factors in half
+    precision beside float32 activations are cast up, where PEFT casts the activations down. float32 factors beside half
+    activations are read as they are on the CPU; on CUDA the tensor cores round them, where PEFT computes the update in
+    float32. DoRA is fused where the base layer's weight is plain: the row norms are those of the merged weight,
+    constant to the gradient as in PEFT, whose dropout it keeps. A batch with ``adapter_names`` (mixed ranks,
+    "__base__", beam search) is one ``lowrank_linear_indexed`` a layer; PEFT computes it where one of its adapters has
+    lora_bias or dropout that is on, or their dtypes differ.
 
     Left to PEFT, each with its reason in the report: layers whose adapters are all of another kind (aLoRA, Arrow, ...;
     a layer that has plain adapters too is fused while only these are active), DoRA over a quantised layer, LoRA of
     embeddings, convolutions, attention and bare parameters, other methods than LoRA; layers with hooks on them or on a
     layer inside, DTensors and shards, because there the layers inside have to be called. The same rules are applied
     again in every forward, so a hook registered later is honoured, and the layer is fused again once it is gone. Also
-    left to PEFT is a forward with further arguments.
+    left to PEFT is a forward with further arguments. Forward-mode differentiation (``torch.func.jvp``) of a fused layer
+    raises; ``restore`` the model for it.
 
     The report tells what holds now. Layers that PEFT adds later (``add_adapter`` with other target modules) run
     as stock until the next call; adapters added to a fused layer are fused at once. A model pickled whole needs

@@ -15,7 +15,7 @@ from torch.nn.modules import module as torch_module
 
 from lrkernels.interop.peft.dora import dora_obstacle, is_dora
 from lrkernels.interop.peft.weights import adapter_layers, dense_weight, is_ordinary
-from lrkernels.nn.base_layer import call_is_forward
+from lrkernels.nn.base_layer import call_is_forward, linear_is_torchs
 
 if torch.distributed.is_available():
     from torch.distributed.tensor import DTensor
@@ -36,6 +36,8 @@ def layer_obstacle(layer: nn.Module) -> str | None:
     """Why no adapter of this layer can be fused: its own and its base layer's reasons."""
     if torch_module._has_any_global_hook():
         return "hooks for all modules are registered, and the layers inside would not be called"
+    if not linear_is_torchs():
+        return "nn.Linear.forward has been replaced, and the layers inside would not be called"
     if not (call_is_forward(layer) or _only_told_adapter_names(layer)):
         return f"the layer {_RELIES_ON_CALLS}"
     base = layer._modules["base_layer"]
