@@ -82,16 +82,29 @@ Operation parse_operation(const std::string& text) {
 
 /// The lists a `run` multiplies out.
 struct Lists {
-  std::vector<int64_t> m = {512}, rank = {16};
+  std::vector<int64_t> m = {512}, rank = {16}, rounds = {12};
   std::vector<DType> dtype = {DType::kFloat32};
   std::optional<DType> factor_dtype;
   int64_t n = 1024, k = 1024;
   double dropout = 0;
   bool bias = false;
   std::string preset, sizes_given;
+  std::vector<std::string> low_rank_given, orthogonal_given;  // arguments that only one family has
 };
 
 std::vector<Case> expand(Operation operation, const Lists& lists) {
+  Case c;
+  c.operation = operation;
+  if (info_of(c).family == Family::kOrthogonal) {
+    if (!lists.low_rank_given.empty()) throw UsageError(lists.low_rank_given[0] + " is not an argument of " + name_of(c));
+    std::vector<Case> cases;
+    for (const DType dtype : lists.dtype)
+      for (const int64_t rounds : lists.rounds)
+        for (const int64_t m : lists.m)
+          c.dtype = dtype, c.rounds = rounds, c.m = m, c.k = lists.k, cases.push_back(c);
+    return cases;
+  }
+  if (!lists.orthogonal_given.empty()) throw UsageError(lists.orthogonal_given[0] + " is not an argument of " + name_of(c));
   std::vector<LayerShape> shapes = {{"", lists.n, lists.k}};
   if (!lists.preset.empty()) {
     if (!lists.sizes_given.empty())
@@ -106,7 +119,9 @@ std::vector<Case> expand(Operation operation, const Lists& lists) {
           const DType factor = lists.factor_dtype.value_or(dtype);
           if (factor != dtype && factor != DType::kFloat32)
             fail("--factors", short_name(factor), std::string("fp32 or the --dtype, which is ") + short_name(dtype));
-          cases.push_back({operation, shape.layers, m, shape.n, shape.k, rank, dtype, factor, lists.dropout, lists.bias});
+          c.label = shape.layers, c.m = m, c.n = shape.n, c.k = shape.k, c.rank = rank;
+          c.dtype = dtype, c.factor_dtype = factor, c.dropout = lists.dropout, c.bias = lists.bias;
+          cases.push_back(c);
         }
   return cases;
 }
@@ -138,10 +153,10 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
   while (next < words.size()) {
     const std::string argument = words[next++];
     if (argument == "--bias") {
-      lists.bias = true;
+      lists.bias = true, lists.low_rank_given.push_back(argument);
       continue;
     }
-    static const char* const kKnown[] = {"--m",      "--tokens", "--n",    "--k",      "--rank",   "--dtype",
+    static const char* const kKnown[] = {"--m",      "--tokens", "--n",    "--k",      "--rank",   "--rounds",  "--dtype",
                                          "--device", "--mode",   "--out",  "--format", "--kernel", "--threads",
                                          "--preset", "--factors", "--dropout", "--seconds", "--tolerance"};
     bool known = false;
@@ -155,6 +170,12 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
     }
     if (argument == "--n") lists.n = parse_integer(argument, value, 1, kMostColumns), lists.sizes_given = argument;
     if (argument == "--k") lists.k = parse_integer(argument, value, 1, kMostColumns), lists.sizes_given = argument;
+    for (const char* name : {"--n", "--rank", "--factors", "--dropout", "--preset"})
+      if (argument == name) lists.low_rank_given.push_back(argument);
+    if (argument == "--rounds") {
+      lists.rounds = integers(argument, value, 0, kMostRank);
+      lists.orthogonal_given.push_back(argument);
+    }
     if (argument == "--rank") lists.rank = integers(argument, value, 1, kMostRank);
     if (argument == "--dtype") {
       lists.dtype.clear(), dtype_given = true;
@@ -179,14 +200,15 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
 }
 
 std::string usage() {
-  return R"(lrk_bench: how fast the low-rank kernels are, and whether they are right
+  return R"(lrk_bench: how fast the kernels are, and whether they are right
 
   lrk_bench list                 operations, devices, presets, and what is missing here and why
   lrk_bench run OPERATION ...    measures; exits 1 when a result is wrong
   lrk_bench smoke ...            a few small cases of everything, in seconds
   lrk_bench roofline ...         what this machine can do at most
 
-x is [m, k], weight [n, k], down [rank, k], up [n, rank]. Lists are written 1,16,512 and multiply out.
+x is [m, k], weight [n, k], down [rank, k], up [n, rank]; Givens rotations have rounds of k / 2 angles. Lists are
+written 1,16,512 and multiply out.
 
   --m, --tokens LIST   rows (512)                      --device cpu|cuda|cuda_emulated
   --n, --k NUMBER      outputs, inputs (1024)          --threads NUMBER    (every CPU)
@@ -195,6 +217,7 @@ x is [m, k], weight [n, k], down [rank, k], up [n, rank]. Lists are written 1,16
   --factors DTYPE      of down, up, bias                                   or calls back to back
   --dropout NUMBER     probability (0)                 --seconds NUMBER    at most, a case (3)
   --bias               adds one                        --tolerance NUMBER  of the median's interval (0.02)
+  --rounds LIST        of Givens rotations (12)
   --preset NAME        a model's layers, with --tokens --format table|csv|json   --out FILE
 )";
 }

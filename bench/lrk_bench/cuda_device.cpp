@@ -30,8 +30,8 @@ Status status_of(const char* what, cudaError_t error) {
 
 class CudaDevice : public Device {
  public:
-  CudaDevice(const LowRankBackend& backend, const cudaDeviceProp& properties)
-      : Device(backend), properties_(properties), arena_(CudaMemory{}) {
+  CudaDevice(const Backends& backends, const cudaDeviceProp& properties)
+      : Device(backends), properties_(properties), arena_(CudaMemory{}) {
     (void)cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
     (void)cudaEventCreate(&begin_);
     (void)cudaEventCreate(&end_);
@@ -140,8 +140,7 @@ class CudaDevice : public Device {
 }  // namespace
 
 std::unique_ptr<Device> make_cuda_device(std::string* reason) {
-  const LowRankBackend* backend = lowrank_cuda();
-  if (backend == nullptr) {
+  if (lowrank_cuda() == nullptr) {
     *reason = "this build has no CUDA kernels";
     return nullptr;
   }
@@ -155,7 +154,7 @@ std::unique_ptr<Device> make_cuda_device(std::string* reason) {
     *reason = cudaGetErrorString(error);
     return nullptr;
   }
-  return std::make_unique<CudaDevice>(*backend, properties);
+  return std::make_unique<CudaDevice>(Backends{*lowrank_cuda(), *orthogonal_cuda()}, properties);
 }
 
 }  // namespace lrk::bench

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lrk/lowrank.h"
+#include "lrk/orthogonal.h"
 
 namespace lrk::bench {
 
@@ -20,13 +21,21 @@ struct Peak {
 
 using Call = std::function<Status()>;
 
+/// The tables of one kind of device.
+struct Backends {
+  const LowRankBackend& lowrank;
+  const OrthogonalBackend& orthogonal;
+};
+
 class Device {
  public:
-  explicit Device(const LowRankBackend& backend) : backend_(backend) {}
+  explicit Device(const Backends& backends) : backends_(backends) {}
   virtual ~Device() = default;
 
-  const LowRankBackend& backend() const { return backend_; }
-  std::string name() const { return backend_.name; }
+  const LowRankBackend& lowrank() const { return backends_.lowrank; }
+  const OrthogonalBackend& orthogonal() const { return backends_.orthogonal; }
+  std::string name() const { return backends_.lowrank.name; }
+  std::vector<std::string> kernel_names() const;
   /// "Intel Xeon ..., 2 threads", "NVIDIA H200".
   virtual std::string description() const = 0;
   virtual int threads() const = 0;
@@ -56,11 +65,11 @@ class Device {
   virtual Peak measure_peak(DType dtype) = 0;
 
  private:
-  const LowRankBackend& backend_;
+  Backends backends_;
 };
 
 /// A CPU backend, or the emulated CUDA kernels: any table of functions on host memory.
-std::unique_ptr<Device> make_host_device(const LowRankBackend& backend, int threads, bool emulated);
+std::unique_ptr<Device> make_host_device(const Backends& backends, int threads, bool emulated);
 
 /// A GPU; nullptr and a reason where there is none, no driver, or no CUDA in this build.
 std::unique_ptr<Device> make_cuda_device(std::string* reason);

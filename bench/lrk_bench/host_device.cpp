@@ -42,8 +42,8 @@ std::string cpu_model() {
 
 class HostDevice : public Device {
  public:
-  HostDevice(const LowRankBackend& backend, int threads, bool emulated)
-      : Device(backend), pool_(threads), arena_(HostMemory{}), emulated_(emulated) {
+  HostDevice(const Backends& backends, int threads, bool emulated)
+      : Device(backends), pool_(threads), arena_(HostMemory{}), emulated_(emulated) {
     context_.parallel_for = [this](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
       pool_.parallel_for(tasks, body);
     };
@@ -120,14 +120,21 @@ class HostDevice : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_host_device(const LowRankBackend& backend, int threads, bool emulated) {
-  return std::make_unique<HostDevice>(backend, threads, emulated);
+std::vector<std::string> Device::kernel_names() const {
+  std::vector<std::string> all = lowrank().kernel_names();
+  for (std::string& name : orthogonal().kernel_names()) all.push_back(std::move(name));
+  return all;
+}
+
+std::unique_ptr<Device> make_host_device(const Backends& backends, int threads, bool emulated) {
+  return std::make_unique<HostDevice>(backends, threads, emulated);
 }
 
 std::unique_ptr<Device> make_device(const std::string& name, int threads, std::string* reason) {
-  if (name == "cpu") return make_host_device(lowrank_cpu(), threads, false);
+  if (name == "cpu") return make_host_device({lowrank_cpu(), orthogonal_cpu()}, threads, false);
   if (name == "cuda") return make_cuda_device(reason);
-  if (const LowRankBackend* backend = lowrank_cuda_emulated()) return make_host_device(*backend, threads, true);
+  if (lowrank_cuda_emulated() != nullptr)
+    return make_host_device({*lowrank_cuda_emulated(), *orthogonal_cuda_emulated()}, threads, true);
   *reason = "this build has no emulated CUDA kernels (configure with -DLRK_EMULATOR=ON)";
   return nullptr;
 }

@@ -29,7 +29,7 @@ int list(int threads) {
     const std::unique_ptr<CublasLt> opened = device ? open_cublaslt(*device, &library) : nullptr;
     if (opened) library = "version " + opened->version();
   }
-  std::printf("\nbaselines\n  %-14s the same backend, each product a call of its own\n  %-14s %s\n", "unfused", "cuBLASLt",
+  std::printf("\nbaselines\n  %-14s the same backend, each product (each round) a call of its own\n  %-14s %s\n", "unfused", "cuBLASLt",
               library.c_str());
   std::printf("\npresets\n");
   for (const std::string& name : preset_names()) {
@@ -66,15 +66,14 @@ std::vector<CaseReport> run_cases(const Arguments& arguments, Device& device, Ro
   std::string reason;
   const std::unique_ptr<CublasLt> library = device.name() == "cuda" ? open_cublaslt(device, &reason) : nullptr;
   if (!reason.empty()) std::fprintf(stderr, "no cuBLASLt baselines: %s\n", reason.c_str());
-  const std::vector<std::string> kernels = device.backend().kernel_names();
+  const std::vector<std::string> kernels = device.kernel_names();
   const auto is_meant = [&](const std::string& name) { return name.find(arguments.kernel) != std::string::npos; };
   if (std::none_of(kernels.begin(), kernels.end(), is_meant))
     throw UsageError("--kernel is '" + arguments.kernel + "', which no kernel's name contains on " + device.name());
   std::vector<CaseReport> reports;
   for (const Case& c : cases) {
-    std::fprintf(stderr, "[%zu/%zu] %s %s m %lld n %lld k %lld rank %lld %s\n", reports.size() + 1, cases.size(),
-                 device.name().c_str(), name_of(c).c_str(), (long long)c.m, (long long)c.n, (long long)c.k,
-                 (long long)c.rank, name_of(c.dtype));
+    std::fprintf(stderr, "[%zu/%zu] %s %s\n", reports.size() + 1, cases.size(), device.name().c_str(),
+                 title(c).c_str());
     if (roofline != nullptr && device.has_meaningful_time()) roofline->measure(c.dtype);
     reports.push_back(run_case(c, device, library.get(), arguments.timing, arguments.kernel));
   }
@@ -127,7 +126,9 @@ int smoke(Arguments arguments, int threads) {
       for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
         if (dtype == DType::kFloat64 && state.name != "cpu") continue;
         const double dropout = dtype == DType::kFloat32 ? 0.1 : 0.0;
-        Case c{info.operation, "", small ? 24 : 65, small ? 40 : 96, small ? 32 : 136, 9, dtype, dtype, dropout, true};
+        Case c;
+        c.operation = info.operation, c.dtype = c.factor_dtype = dtype, c.dropout = dropout, c.bias = true;
+        c.m = small ? 24 : 65, c.n = small ? 40 : 96, c.k = small ? 32 : 136, c.rank = 9, c.rounds = 9;
         if (dtype == DType::kFloat16) c.factor_dtype = DType::kFloat32;
         cases.push_back(c);
       }

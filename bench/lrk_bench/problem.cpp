@@ -1,50 +1,62 @@
 #include "problem.h"
 
-#include <cmath>
-#include <cstring>
-
-#include "element.h"
+#include "lowrank_problem.h"
+#include "orthogonal_problem.h"
 
 namespace lrk::bench {
-namespace {
-
-constexpr int64_t kDropoutSeed = 20240607;
-
-DType wider(DType a, DType b) { return size_of(a) >= size_of(b) ? a : b; }
-
-}  // namespace
 
 const std::vector<OperationInfo>& operations() {
   static const std::vector<OperationInfo> all = {
-      {Operation::kLinear, "lowrank_linear", "y = x weightT + scale (drop(x) downT) upT + bias"},
-      {Operation::kProject, "lowrank_project", "s = drop(x) downT"},
-      {Operation::kExpand, "lowrank_expand", "y = base + scale s upT + bias"},
-      {Operation::kFactorGrad, "factor_grad", "ds = scale dy up, ddown = dsT drop(x), dup = scale dyT s"},
-      {Operation::kBackward, "lowrank_linear_backward", "factor_grad, and dx = dy weight + mask (ds down)"},
+      {Operation::kLinear, Family::kLowRank, "lowrank_linear", "y = x weightT + scale (drop(x) downT) upT + bias"},
+      {Operation::kProject, Family::kLowRank, "lowrank_project", "s = drop(x) downT"},
+      {Operation::kExpand, Family::kLowRank, "lowrank_expand", "y = base + scale s upT + bias"},
+      {Operation::kFactorGrad, Family::kLowRank, "factor_grad",
+       "ds = scale dy up, ddown = dsT drop(x), dup = scale dyT s"},
+      {Operation::kBackward, Family::kLowRank, "lowrank_linear_backward",
+       "factor_grad, and dx = dy weight + mask (ds down)"},
+      {Operation::kGivens, Family::kOrthogonal, "givens_apply", "y = x turned by rounds of strides 1, 2, 4, ..."},
+      {Operation::kGivensBackward, Family::kOrthogonal, "givens_backward", "dx and dangles from y and dy"},
   };
   return all;
 }
 
-std::string name_of(const Case& c) {
+const OperationInfo& info_of(const Case& c) {
   for (const OperationInfo& info : operations())
-    if (info.operation == c.operation) return info.name;
-  return "unknown";
+    if (info.operation == c.operation) return info;
+  std::abort();  // an operation without its line above
+}
+
+std::string name_of(const Case& c) { return info_of(c).name; }
+
+const std::vector<Size>& sizes_of(Family family) {
+  static const std::vector<Size> low_rank = {{"m", &Case::m}, {"n", &Case::n}, {"k", &Case::k}, {"rank", &Case::rank}};
+  static const std::vector<Size> orthogonal = {{"m", &Case::m}, {"k", &Case::k}, {"rounds", &Case::rounds}};
+  return family == Family::kLowRank ? low_rank : orthogonal;
 }
 
 Case relevant(Case c) {
   if (c.operation != Operation::kLinear && c.operation != Operation::kExpand) c.bias = false;
+  if (info_of(c).family != Family::kLowRank) {
+    c.dropout = 0, c.n = c.rank = 0;
+    c.factor_dtype = c.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;  // as the rotations are computed
+    return c;
+  }
   if (c.operation == Operation::kExpand) c.dropout = 0;
+  c.rounds = 0;
   return c;
 }
 
 double flops(const Case& c) {
   const double dense = 2.0 * c.m * c.n * c.k, project = 2.0 * c.m * c.rank * c.k, expand = 2.0 * c.m * c.rank * c.n;
+  const double rotations = 3.0 * c.m * c.k * c.rounds;  // six a pair
   switch (c.operation) {
     case Operation::kLinear: return dense + project + expand;
     case Operation::kProject: return project;
     case Operation::kExpand: return expand;
     case Operation::kFactorGrad: return 2 * expand + project;
     case Operation::kBackward: return dense + 2 * expand + 2 * project;
+    case Operation::kGivens: return rotations;
+    case Operation::kGivensBackward: return rotations * 8 / 3;  // y and dy are turned back, and four a pair for dangles
   }
   return 0;
 }
@@ -53,126 +65,23 @@ double compulsory_bytes(const Case& c) {
   const double element = double(size_of(c.dtype)), factor = double(size_of(c.factor_dtype));
   const double x = element * c.m * c.k, y = element * c.m * c.n, weight = element * c.n * c.k;
   const double down = factor * c.rank * c.k, up = factor * c.rank * c.n, s = element * c.m * c.rank;
-  const double bias = c.bias ? factor * c.n : 0;
+  const double bias = c.bias ? factor * c.n : 0, angles = factor * c.rounds * (c.k / 2);
   switch (c.operation) {
     case Operation::kLinear: return x + weight + down + up + bias + y;
     case Operation::kProject: return x + down + s;
     case Operation::kExpand: return s + up + bias + 2 * y;
     case Operation::kFactorGrad: return x + y + up + s + s + down + up;
     case Operation::kBackward: return x + y + weight + down + up + s + x + down + up;
+    case Operation::kGivens: return 2 * x + angles;
+    case Operation::kGivensBackward: return 3 * x + 2 * angles;
   }
   return 0;
 }
 
-Problem::Problem(const Case& c_, Device& device_) : c(relevant(c_)), device(device_) {
-  // s: float (or wider) where the torch op keeps it so, and the width of the activations where they are an operand.
-  const DType branch = device.keeps_branch_wide() ? wider(wider(c.dtype, c.factor_dtype), DType::kFloat32)
-                                                  : wider(c.dtype, c.factor_dtype);
-  uint64_t seed_of_next = 1;
-  const auto operand = [&](std::unique_ptr<Matrix>& matrix, int64_t rows, int64_t cols, DType dtype, double deviation) {
-    matrix = std::make_unique<Matrix>(device, rows, cols, dtype);
-    matrix->fill(seed_of_next++, deviation);
-  };
-  const auto result = [&](std::unique_ptr<Matrix>& matrix, int64_t rows, int64_t cols, DType dtype) {
-    matrix = std::make_unique<Matrix>(device, rows, cols, dtype);
-  };
-  const Operation op = c.operation;
-  const bool gradient = op == Operation::kFactorGrad || op == Operation::kBackward;
-  const double per_k = 1 / std::sqrt(double(std::max<int64_t>(c.k, 1)));
-  const double per_rank = 1 / std::sqrt(double(std::max<int64_t>(c.rank, 1)));
-  if (op != Operation::kExpand) operand(x, c.m, c.k, c.dtype, 1);
-  if (op == Operation::kLinear || op == Operation::kBackward) operand(weight, c.n, c.k, c.dtype, per_k);
-  if (op != Operation::kExpand && op != Operation::kFactorGrad) operand(down, c.rank, c.k, c.factor_dtype, per_k);
-  if (op != Operation::kProject) operand(up, c.n, c.rank, c.factor_dtype, per_rank);
-  if (c.bias) operand(bias, 1, c.n, c.factor_dtype, 1);
-  if (op == Operation::kExpand) operand(base, c.m, c.n, c.dtype, 1);
-  if (gradient) operand(dy, c.m, c.n, c.dtype, 1);
-
-  if (gradient) {
-    operand(s, c.m, c.rank, branch, 1);
-    result(ds, c.m, c.rank, branch);
-    result(ddown, c.rank, c.k, c.factor_dtype);
-    result(dup, c.n, c.rank, c.factor_dtype);
-    if (op == Operation::kBackward) result(dx, c.m, c.k, c.dtype);
-  } else if (op == Operation::kExpand) {
-    operand(s, c.m, c.rank, c.dtype, 1);
-  } else {
-    result(s, c.m, c.rank, op == Operation::kProject ? c.dtype : branch);
-  }
-  if (op == Operation::kLinear || op == Operation::kExpand) result(y, c.m, c.n, c.dtype);
-  if (op == Operation::kLinear) result(dense, c.m, c.n, c.dtype);
-  if (op == Operation::kBackward) result(dense, c.m, c.k, c.dtype);
-
-  seed = std::make_unique<Matrix>(device, 1, 1, DType::kFloat64);
-  device.upload(seed->view().data, &kDropoutSeed, sizeof kDropoutSeed);
-}
-
-Dropout Problem::dropout() const {
-  return {c.dropout, c.dropout > 0 ? static_cast<const int64_t*>(seed->view().data) : nullptr};
-}
-
-Status Problem::project(const MatrixView& rows, const MatrixView& factor, double factor_scale, const Dropout& drop,
-                        const MutableMatrixView& to) const {
-  ProjectArgs args;
-  args.x = rows, args.down = factor, args.scale = factor_scale, args.dropout = drop, args.s = to;
-  return device.backend().project(args, device.context());
-}
-
-Status Problem::run_fused() const {
-  device.start_call();
-  const LowRankBackend& backend = device.backend();
-  const Context& context = device.context();
-  LinearArgs linear;
-  switch (c.operation) {
-    case Operation::kProject: return project(x->view(), down->view(), 1, dropout(), s->view());
-    case Operation::kExpand:
-      linear.base = base->view(), linear.s = s->view(), linear.up = up->view(), linear.bias = bias_view();
-      linear.scale = scale, linear.y = y->view();
-      return backend.linear(linear, context);
-    case Operation::kLinear:
-      if (Status status = project(x->view(), down->view(), 1, dropout(), s->view()); !status.ok()) return status;
-      linear.x = x->view(), linear.weight = weight->view(), linear.s = s->view(), linear.up = up->view();
-      linear.bias = bias_view(), linear.scale = scale, linear.y = y->view();
-      return backend.linear(linear, context);
-    case Operation::kFactorGrad:
-    case Operation::kBackward: break;
-  }
-  if (Status status = project(dy->view(), MatrixView(up->view()).transposed(), scale, {}, ds->view()); !status.ok())
-    return status;
-  if (c.operation == Operation::kBackward) {
-    linear.x = dy->view(), linear.weight = MatrixView(weight->view()).transposed();
-    linear.s = ds->view(), linear.up = MatrixView(down->view()).transposed();
-    linear.dropout = dropout(), linear.y = dx->view();
-    if (Status status = backend.linear(linear, context); !status.ok()) return status;
-  }
-  FactorGradArgs for_down{ds->view(), x->view(), 1, dropout(), ddown->view()};
-  if (Status status = backend.factor_grad(for_down, context); !status.ok()) return status;
-  return backend.factor_grad({s->view(), dy->view(), scale, {}, dup->view().transposed()}, context);
-}
-
-Status Problem::run_unfused() const {
-  device.start_call();
-  const LowRankBackend& backend = device.backend();
-  const Context& context = device.context();
-  LinearArgs product, added;
-  product.y = dense->view(), added.base = dense->view();
-  if (c.operation == Operation::kLinear) {
-    product.x = x->view(), product.weight = weight->view(), product.bias = bias_view();
-    added.s = s->view(), added.up = up->view(), added.scale = scale, added.y = y->view();
-    if (Status status = backend.linear(product, context); !status.ok()) return status;
-    if (Status status = project(x->view(), down->view(), 1, dropout(), s->view()); !status.ok()) return status;
-    return backend.linear(added, context);
-  }
-  product.x = dy->view(), product.weight = MatrixView(weight->view()).transposed();
-  added.s = ds->view(), added.up = MatrixView(down->view()).transposed();
-  added.dropout = dropout(), added.y = dx->view();
-  if (Status status = project(dy->view(), MatrixView(up->view()).transposed(), scale, {}, ds->view()); !status.ok())
-    return status;
-  if (Status status = backend.linear(product, context); !status.ok()) return status;
-  if (Status status = backend.linear(added, context); !status.ok()) return status;
-  FactorGradArgs for_down{ds->view(), x->view(), 1, dropout(), ddown->view()};
-  if (Status status = backend.factor_grad(for_down, context); !status.ok()) return status;
-  return backend.factor_grad({s->view(), dy->view(), scale, {}, dup->view().transposed()}, context);
+std::unique_ptr<Problem> make_problem(const Case& original, Device& device) {
+  const Case c = relevant(original);
+  if (info_of(c).family == Family::kLowRank) return std::make_unique<LowRankProblem>(c, device);
+  return std::make_unique<GivensProblem>(c, device);
 }
 
 }  // namespace lrk::bench

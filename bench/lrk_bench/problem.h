@@ -5,26 +5,28 @@
 #include <string>
 #include <vector>
 
-#include "lrk/lowrank.h"
-#include "matrix.h"
+#include "cublaslt.h"
+#include "device.h"
 #include "verify.h"
 
 namespace lrk::bench {
 
-enum class Operation { kLinear, kProject, kExpand, kFactorGrad, kBackward };
+enum class Operation { kLinear, kProject, kExpand, kFactorGrad, kBackward, kGivens, kGivensBackward };
+enum class Family { kLowRank, kOrthogonal };
 
 struct OperationInfo {
   Operation operation;
+  Family family;
   const char* name;
   const char* equation;
 };
 const std::vector<OperationInfo>& operations();
 
-/// x is [m, k], weight [n, k], down [rank, k], up [n, rank].
+/// x is [m, k]; low-rank: weight [n, k], down [rank, k], up [n, rank]; Givens: `rounds` of k / 2 angles.
 struct Case {
   Operation operation = Operation::kLinear;
   std::string label;  // "q, o" of a preset; empty otherwise
-  int64_t m = 512, n = 1024, k = 1024, rank = 16;
+  int64_t m = 512, n = 1024, k = 1024, rank = 16, rounds = 12;
   DType dtype = DType::kFloat32;
   DType factor_dtype = DType::kFloat32;  // down, up and bias
   double dropout = 0;
@@ -33,40 +35,47 @@ struct Case {
 
 std::string name_of(const Case& c);
 
-/// Without what the operation does not have: a bias or dropout.
+const OperationInfo& info_of(const Case& c);
+
+/// Without what the operation does not have (a bias, dropout, factors), and its sizes 0.
 Case relevant(Case c);
+
+/// The sizes an operation has, by their names on the command line.
+struct Size {
+  const char* name;
+  int64_t Case::* member;
+};
+const std::vector<Size>& sizes_of(Family family);
 
 /// The arithmetic, and the bytes that must move when everything is read and written once.
 double flops(const Case& c);
 double compulsory_bytes(const Case& c);
 
-/// One case's operands on a device. Members an operation does not use are null.
-struct Problem {
-  Problem(const Case& c, Device& device);
-
-  Case c;
-  Device& device;
-  std::unique_ptr<Matrix> x, weight, down, up, bias, base, dy, s;  // operands; s is an operand where it was saved
-  std::unique_ptr<Matrix> y, ds, dx, ddown, dup, dense;            // results; dense: scratch of the unfused paths
-  std::unique_ptr<Matrix> seed;                                    // one int64 (its bits in a float64)
-
-  double scale = 0.75;
-  Dropout dropout() const;
-  MatrixView bias_view() const { return bias ? MatrixView(bias->view()) : MatrixView{}; }
-
-  /// The operation through the backend's own kernels, in as few calls as they allow.
-  Status run_fused() const;
-  /// The dense part and the low-rank part as calls of their own (linear and its gradient).
-  Status run_unfused() const;
-  bool has_unfused() const { return c.operation == Operation::kLinear || c.operation == Operation::kBackward; }
-
-  Status project(const MatrixView& rows, const MatrixView& factor, double factor_scale, const Dropout& drop,
-                 const MutableMatrixView& to) const;
-
-  /// What each result must be. `kDenseOnly`: without the low-rank term; `kChained`: parts are rounded before they are
-  /// added.
-  enum class Path { kFused, kChained, kDenseOnly };
-  std::vector<Result> results(Path path) const;
+/// Who is measured on a case.
+struct Contender {
+  std::string name;
+  std::string what;  // one line
+  Call call;
+  std::vector<Result> results;
 };
+
+/// One case's operands on a device, the calls that compute it, and what must come out.
+class Problem {
+ public:
+  Problem(const Case& c_, Device& device_) : c(c_), device(device_) {}
+  virtual ~Problem() = default;
+  Problem(const Problem&) = delete;
+  Problem& operator=(const Problem&) = delete;
+
+  const Case c;
+  Device& device;
+
+  /// lrkernels first, then the baselines it is compared with. `notes` receives why a baseline is not there.
+  virtual std::vector<Contender> contenders(CublasLt* library, std::vector<std::string>* notes) const = 0;
+  /// What the torch op would run when that is not a kernel of ours; empty otherwise.
+  virtual std::string library_plan() const { return {}; }
+};
+
+std::unique_ptr<Problem> make_problem(const Case& c, Device& device);
 
 }  // namespace lrk::bench

@@ -48,16 +48,19 @@ double spread(const Measurement& time) {
 
 }  // namespace
 
-std::string title(const CaseReport& report) {
-  const Case& c = report.c;
-  std::string text = name_of(c) + format(" m %lld n %lld k %lld rank %lld ", (long long)c.m, (long long)c.n,
-                                         (long long)c.k, (long long)c.rank) + short_name(c.dtype);
-  if (c.factor_dtype != c.dtype) text += std::string(" factors ") + short_name(c.factor_dtype);
+std::string title(const Case& c) {
+  std::string text = name_of(c);
+  for (const Size& size : sizes_of(info_of(c).family)) text += format(" %s %lld", size.name, (long long)(c.*size.member));
+  text += std::string(" ") + short_name(c.dtype);
+  if (info_of(c).family == Family::kLowRank && c.factor_dtype != c.dtype)
+    text += std::string(" factors ") + short_name(c.factor_dtype);
   if (c.dropout > 0) text += format(" dropout %g", c.dropout);
   if (c.bias) text += " bias";
   if (!c.label.empty()) text += " (" + c.label + ")";
-  return text + ", " + name_of(report.mode);
+  return text;
 }
+
+std::string title(const CaseReport& report) { return title(report.c) + ", " + name_of(report.mode); }
 
 MachineReport describe_machine(const Device& device) {
   MachineReport machine;
@@ -112,7 +115,7 @@ std::string to_table(const MachineReport& machine, const std::vector<CaseReport>
 
 std::string to_csv(const MachineReport& machine, const std::vector<CaseReport>& reports) {
   std::string text =
-      "operation,layers,device,m,n,k,rank,dtype,factors,dropout,bias,mode,contender,status,us,us_low,us_high,samples,"
+      "operation,layers,device,m,n,k,rank,rounds,dtype,factors,dropout,bias,mode,contender,status,us,us_low,us_high,samples,"
       "settled,gflops,gbytes_per_s,roofline_percent,bound,times_ours,checked,total,worst_error,kernels,notes\n";
   for (const CaseReport& report : reports) {
     const Case& c = report.c;
@@ -121,7 +124,8 @@ std::string to_csv(const MachineReport& machine, const std::vector<CaseReport>& 
     for (const ContenderReport& contender : report.contenders) {
       const Measurement& time = contender.time;
       text += name_of(c) + "," + field(c.label) + "," + machine.device;
-      text += format(",%lld,%lld,%lld,%lld,", (long long)c.m, (long long)c.n, (long long)c.k, (long long)c.rank);
+      text += format(",%lld,%lld,%lld,%lld,%lld,", (long long)c.m, (long long)c.n, (long long)c.k, (long long)c.rank,
+                     (long long)c.rounds);
       text += std::string(short_name(c.dtype)) + "," + short_name(c.factor_dtype);
       text += format(",%g,%d,%s,", c.dropout, int(c.bias), name_of(report.mode));
       text += contender.name + "," + status_of(contender) + ",";
@@ -158,12 +162,13 @@ std::string to_json(const MachineReport& machine, const std::vector<CaseReport>&
   for (size_t i = 0; i < reports.size(); ++i) {
     const Case& c = reports[i].c;
     json += (i ? ",\n    {" : "\n    {") + std::string("\"operation\": ") + quoted(name_of(c)) + ", \"layers\": " +
-            quoted(c.label) +
-            format(", \"m\": %lld, \"n\": %lld, \"k\": %lld, \"rank\": %lld, \"dtype\": \"%s\", \"factors\": \"%s\", "
-                   "\"dropout\": %g, \"bias\": %s, \"mode\": \"%s\", \"flops\": %.0f, \"bytes\": %.0f, \"contenders\": [",
-                   (long long)c.m, (long long)c.n, (long long)c.k, (long long)c.rank, short_name(c.dtype),
-                   short_name(c.factor_dtype), c.dropout, c.bias ? "true" : "false", name_of(reports[i].mode), flops(c),
-                   compulsory_bytes(c));
+            quoted(c.label);
+    for (const Size& size : sizes_of(info_of(c).family))
+      json += format(", \"%s\": %lld", size.name, (long long)(c.*size.member));
+    json += format(", \"dtype\": \"%s\", \"factors\": \"%s\", \"dropout\": %g, \"bias\": %s, \"mode\": \"%s\", "
+                   "\"flops\": %.0f, \"bytes\": %.0f, \"contenders\": [",
+                   short_name(c.dtype), short_name(c.factor_dtype), c.dropout, c.bias ? "true" : "false",
+                   name_of(reports[i].mode), flops(c), compulsory_bytes(c));
     for (size_t j = 0; j < reports[i].contenders.size(); ++j) {
       const ContenderReport& contender = reports[i].contenders[j];
       const Verification& verified = contender.verification;

@@ -17,7 +17,9 @@ struct MachineReport {
 
 MachineReport describe_machine(const Device& device);
 
-/// "lowrank_linear m 512 n 1024 k 1024 rank 16 bf16, cold"
+/// "lowrank_linear m 512 n 1024 k 1024 rank 16 bf16"
+std::string title(const Case& c);
+/// The same with ", cold" or ", batch".
 std::string title(const CaseReport& report);
 
 std::string to_table(const MachineReport& machine, const std::vector<CaseReport>& reports);

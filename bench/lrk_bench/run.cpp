@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include <memory>
 #include <new>
 
 namespace lrk::bench {
@@ -17,22 +18,6 @@ class Force {
   std::string before_;
 };
 
-/// The plan of the product with the weight, to tell the reader when the torch op would take another path.
-bool plan_wants_library(const Problem& problem, std::string* kernel) {
-  if (!problem.weight) return false;
-  LinearArgs args;
-  const bool forward = problem.c.operation == Operation::kLinear;
-  args.x = forward ? problem.x->view() : problem.dy->view();
-  args.weight = forward ? MatrixView(problem.weight->view()) : MatrixView(problem.weight->view()).transposed();
-  const MatrixView branch = forward ? problem.s->view() : problem.ds->view();
-  args.s = branch;
-  args.up = forward ? MatrixView(problem.up->view()) : MatrixView(problem.down->view()).transposed();
-  args.y = forward ? problem.y->view() : problem.dx->view();
-  const Plan plan = problem.device.backend().plan_linear(args, problem.device.context());
-  *kernel = plan.kernel;
-  return plan.library_gemm;
-}
-
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : " ; ") + name;
@@ -44,16 +29,16 @@ std::string joined(const std::vector<std::string>& names) {
 CaseReport run_case(const Case& original, Device& device, CublasLt* library, const TimingOptions& options,
                     const std::string& kernel) {
   CaseReport report;
-  const Problem problem(original, device);
-  const Case& c = problem.c;
+  const std::unique_ptr<Problem> problem = make_problem(original, device);
+  const Case& c = problem->c;
   report.c = c, report.mode = options.mode;
-  std::string force = kernel, planned;
-  if (force.empty() && plan_wants_library(problem, &planned)) {
+  std::string force = kernel;
+  if (const std::string planned = problem->library_plan(); force.empty() && !planned.empty()) {
     force = "lowrank_linear_";
     report.notes.push_back("the torch op would run " + planned + "; measured here is the fused kernel");
   }
   const Force forced(force);
-  const std::vector<Contender> contenders = contenders_of(problem, library, &report.notes);
+  const std::vector<Contender> contenders = problem->contenders(library, &report.notes);
 
   std::vector<Call> calls;
   std::vector<size_t> timed;

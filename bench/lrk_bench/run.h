@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "contenders.h"
+#include "problem.h"
 #include "roofline.h"
 #include "timing.h"
 

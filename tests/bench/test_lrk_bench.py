@@ -18,7 +18,7 @@ def _isa(lrk_bench) -> str:
 def test_list(lrk_bench):
     listed = lrk_bench("list")
     assert listed.returncode == 0
-    for word in (*OPERATIONS, "cpu", "cuda", "cuda_emulated", "llama3-8b", "cuBLASLt"):
+    for word in (*OPERATIONS, "givens_apply", "cpu", "cuda", "cuda_emulated", "llama3-8b", "cuBLASLt"):
         assert word in listed.stdout
     for line in listed.stdout.splitlines():
         if line.strip().startswith("cuda ") and "not available" in line:
@@ -55,6 +55,22 @@ def test_arithmetic_of_linear(lrk_bench):
     assert case["bytes"] == 4 * (17 * 24 + 40 * 24 + 3 * 24 + 40 * 3 + 17 * 40 + 40)
     assert (case["dropout"], case["bias"]) == (0.25, True)
     assert [c["name"] for c in case["contenders"]] == ["lrkernels", "unfused"]
+
+
+@pytest.mark.parametrize("operation", ["givens_apply", "givens_backward"])
+def test_orthogonal_operations(lrk_bench, operation):
+    sizes = ("--m", "17", "--k", "30", "--rounds", "3,5", "--seconds", "0.01", "--format", "json")
+    cases = json.loads(lrk_bench("run", operation, *sizes).stdout)["cases"]
+    assert [(case["m"], case["k"], case["rounds"]) for case in cases] == [(17, 30, 3), (17, 30, 5)]
+    assert all("n" not in case and "rank" not in case for case in cases)
+    backward = operation == "givens_backward"
+    for case in cases:
+        pairs = case["rounds"] * 15
+        assert case["flops"] == (16 if backward else 6) * 17 * pairs
+        assert case["bytes"] == 4 * (17 * 30 * (3 if backward else 2) + (2 if backward else 1) * pairs)
+        names = [contender["name"] for contender in case["contenders"]]
+        assert names == (["lrkernels"] if backward else ["lrkernels", "round_by_round", "copy"])
+        assert all(contender["status"] == "ok" for contender in case["contenders"])
 
 
 def test_csv(lrk_bench):
@@ -122,6 +138,8 @@ def test_emulator_shows_no_time(lrk_bench):
         (("run", "lowrank_linear", "--dropout", "2"), "--dropout is '2', expected a number from 0 to 0.99"),
         (("run", "lowrank_linear", "--preset", "gpt9"), "--preset is 'gpt9', expected one of llama3-8b"),
         (("run", "lowrank_linear", "--rank"), "--rank needs a value"),
+        (("run", "lowrank_linear", "--rounds", "3"), "--rounds is not an argument of lowrank_linear"),
+        (("run", "givens_apply", "--rank", "3"), "--rank is not an argument of givens_apply"),
         (
             ("run", "lowrank_linear", *TINY, "--kernel", "nosuch"),
             "--kernel is 'nosuch', which no kernel",

@@ -203,8 +203,27 @@ Status slightly_off(const LinearArgs& args, const Context& context) {
 }
 Status gives_up(const LinearArgs&, const Context&) { return {StatusCode::kDeviceError, "the sky fell"}; }
 
-CaseReport report_of(const LowRankBackend& backend, const Case& c) {
-  const std::unique_ptr<Device> device = make_host_device(backend, 2, false);
+Case low_rank_case(Operation operation, int64_t m, int64_t n, int64_t k, int64_t rank, DType dtype) {
+  Case c;
+  c.operation = operation, c.m = m, c.n = n, c.k = k, c.rank = rank, c.dtype = c.factor_dtype = dtype;
+  return c;
+}
+
+Status without_last_round(const GivensArgs& args, const Context& context) {
+  GivensArgs fewer = args;
+  --fewer.rounds.angles.rows;
+  return orthogonal_cpu().givens(fewer, context);
+}
+Status of_other_rows(const GivensBackwardArgs& args, const Context& context) {
+  GivensBackwardArgs fewer = args;  // dx of every row, dangles of all but the last
+  const Status status = orthogonal_cpu().givens_backward(args, context);
+  if (!status.ok()) return status;
+  --fewer.y.rows, --fewer.grad.rows, --fewer.dx.rows;
+  return orthogonal_cpu().givens_backward(fewer, context);
+}
+
+CaseReport report_of(const Backends& backends, const Case& c) {
+  const std::unique_ptr<Device> device = make_host_device(backends, 2, false);
   TimingOptions options;
   options.seconds = 0.001;
   return run_case(c, *device, nullptr, options, "");
@@ -214,14 +233,14 @@ void test_verification() {
   const MachineReport machine{"0", "g++", "cpu", "a, \"b\"", "now", 10, {}};
   for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
     for (Operation operation : {Operation::kLinear, Operation::kBackward}) {
-      const Case c{operation, "", 40, 48, 56, 4, dtype, dtype, 0.0, false};
-      const CaseReport right = report_of(lowrank_cpu(), c);
+      const Case c = low_rank_case(operation, 40, 48, 56, 4, dtype);
+      const CaseReport right = report_of({lowrank_cpu(), orthogonal_cpu()}, c);
       CHECK(!right.failed() && right.contenders.size() == 2);
       CHECK(right.contenders[0].time.samples > 0 && right.contenders[0].gflops > 0);
       CHECK(right.contenders[0].verification.checked == right.contenders[0].verification.total);
       for (auto* wrong : {without_last_rank, without_last_row, slightly_off, gives_up}) {
         const LowRankBackend backend = table_with(wrong);
-        const CaseReport report = report_of(backend, c);
+        const CaseReport report = report_of({backend, orthogonal_cpu()}, c);
         CHECK(report.failed());
         const ContenderReport& ours = report.contenders[0];
         CHECK(!ours.verification.ok && !ours.verification.failure.empty() && ours.time.samples == 0);
@@ -235,20 +254,40 @@ void test_verification() {
   CHECK(contains(to_json(machine, {}), "a, \\\"b\\\""));
 }
 
+void test_verification_of_givens() {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
+    Case c;
+    c.operation = Operation::kGivens, c.m = 33, c.k = 61, c.rounds = 8, c.dtype = dtype;
+    const CaseReport right = report_of({lowrank_cpu(), orthogonal_cpu()}, c);
+    const bool half = size_of(dtype) == 2;
+    CHECK(!right.failed() && right.contenders.size() == (half ? 2 : 3));
+    OrthogonalBackend wrong = orthogonal_cpu();
+    wrong.givens = without_last_round;
+    CHECK(report_of({lowrank_cpu(), wrong}, c).contenders[0].verification.failure != "");
+    c.operation = Operation::kGivensBackward;
+    CHECK(!report_of({lowrank_cpu(), orthogonal_cpu()}, c).failed());
+    wrong.givens_backward = of_other_rows;
+    CHECK(report_of({lowrank_cpu(), wrong}, c).failed());
+    c.rounds = 0;
+    CHECK(!report_of({lowrank_cpu(), orthogonal_cpu()}, c).failed());
+  }
+}
+
 /// Sampled cases still see an error at the edges.
 void test_sampling() {
-  const Case c{Operation::kLinear, "", 700, 600, 500, 8, DType::kFloat32, DType::kFloat32, 0.1, true};
-  const CaseReport right = report_of(lowrank_cpu(), c);
+  Case c = low_rank_case(Operation::kLinear, 700, 600, 500, 8, DType::kFloat32);
+  c.dropout = 0.1, c.bias = true;
+  const CaseReport right = report_of({lowrank_cpu(), orthogonal_cpu()}, c);
   CHECK(!right.failed());
   const Verification& verified = right.contenders[0].verification;
   CHECK(verified.checked > 1000 && verified.checked < verified.total);
-  CHECK(report_of(table_with(without_last_row), c).failed());
-  CHECK(report_of(table_with(without_last_rank), c).failed());
-  CHECK(report_of(table_with(slightly_off), c).failed());
+  CHECK(report_of({table_with(without_last_row), orthogonal_cpu()}, c).failed());
+  CHECK(report_of({table_with(without_last_rank), orthogonal_cpu()}, c).failed());
+  CHECK(report_of({table_with(slightly_off), orthogonal_cpu()}, c).failed());
 }
 
 void test_roofline() {
-  const std::unique_ptr<Device> device = make_host_device(lowrank_cpu(), 1, false);
+  const std::unique_ptr<Device> device = make_host_device({lowrank_cpu(), orthogonal_cpu()}, 1, false);
   Roofline roofline(*device);
   CHECK(roofline.share(1, 1, 1, DType::kFloat32).percent == 0);  // nothing is known yet
   roofline.measure(DType::kFloat32);
@@ -261,7 +300,7 @@ void test_roofline() {
 }
 
 void test_costs() {
-  const Case c{Operation::kLinear, "", 10, 20, 30, 2, DType::kFloat32, DType::kFloat32, 0, false};
+  const Case c = low_rank_case(Operation::kLinear, 10, 20, 30, 2, DType::kFloat32);
   CHECK(flops(c) == 2.0 * (10 * 20 * 30 + 10 * 2 * 30 + 10 * 2 * 20));
   CHECK(compulsory_bytes(c) == 4.0 * (10 * 30 + 20 * 30 + 2 * 30 + 20 * 2 + 10 * 20));
 }
@@ -275,6 +314,7 @@ int main() {
   test_summary();
   test_arguments();
   test_verification();
+  test_verification_of_givens();
   test_sampling();
   test_roofline();
   test_costs();

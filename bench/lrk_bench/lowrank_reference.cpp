@@ -1,4 +1,4 @@
-// The operations in double precision, an element at a time, with the error each may have.
+// The low-rank operations in double precision, an element at a time, with the error each may have.
 //
 // A kernel rounds its result once, adds in float (double for float64), and may round the rank's product and the factors
 // to the operands' dtype on the way. Those roundings are independent, so their effect on a sum is their size times the
@@ -7,7 +7,7 @@
 
 #include "device/philox.h"
 #include "element.h"
-#include "problem.h"
+#include "lowrank_problem.h"
 
 namespace lrk::bench {
 namespace {
@@ -76,7 +76,7 @@ class Mask {
   uint64_t seed_;
 };
 
-int64_t seed_of(const Problem& problem) {
+int64_t seed_of(const LowRankProblem& problem) {
   int64_t seed;
   problem.device.download(&seed, problem.seed->view().data, sizeof seed);
   return seed;
@@ -116,7 +116,7 @@ Expanded expand(const Branch& branch, double scale, const Factor& factor) {
 
 }  // namespace
 
-std::vector<Result> Problem::results(Path path) const {
+std::vector<Result> LowRankProblem::results(Path path) const {
   const Case& c_ = c;
   const Mask mask(c, c.k, seed_of(*this));
   const bool low_rank = path != Path::kDenseOnly;
@@ -168,8 +168,7 @@ std::vector<Result> Problem::results(Path path) const {
         };
       }, x ? double(c.k) * rank : rank, (x ? double(c.k) : 1) + rank});
       return results;
-    case Operation::kFactorGrad:
-    case Operation::kBackward: break;
+    default: break;  // the gradients
   }
 
   if (dx) {

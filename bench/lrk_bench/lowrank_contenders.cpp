@@ -1,10 +1,10 @@
-#include "contenders.h"
+#include "lowrank_problem.h"
 
 namespace lrk::bench {
 namespace {
 
 /// The products of a case, each by the library's GEMM.
-Status run_chain(const Problem& p, CublasLt& library) {
+Status run_chain(const LowRankProblem& p, CublasLt& library) {
   const auto gemm = [&](const MatrixView& left, const MatrixView& right, double scale, bool add,
                         const MutableMatrixView& to) { return library.gemm(left, right, scale, add, to); };
   const auto transposed = [](const MatrixView& view) { return view.transposed(); };
@@ -18,8 +18,7 @@ Status run_chain(const Problem& p, CublasLt& library) {
       if (status = gemm(p.x->view(), p.weight->view(), 1, false, p.y->view()); !status.ok()) return status;
       if (status = gemm(p.x->view(), p.down->view(), 1, false, p.s->view()); !status.ok()) return status;
       return gemm(p.s->view(), p.up->view(), p.scale, true, p.y->view());
-    case Operation::kFactorGrad:
-    case Operation::kBackward: break;
+    default: break;  // the gradients
   }
   if (status = gemm(p.dy->view(), transposed(p.up->view()), p.scale, false, p.ds->view()); !status.ok()) return status;
   if (p.dx) {
@@ -31,47 +30,46 @@ Status run_chain(const Problem& p, CublasLt& library) {
   return gemm(transposed(p.dy->view()), transposed(p.s->view()), p.scale, false, p.dup->view());
 }
 
-Status run_dense(const Problem& p, CublasLt& library) {
+Status run_dense(const LowRankProblem& p, CublasLt& library) {
   return p.c.operation == Operation::kLinear
              ? library.gemm(p.x->view(), p.weight->view(), 1, false, p.y->view())
              : library.gemm(p.dy->view(), MatrixView(p.weight->view()).transposed(), 1, false, p.dx->view());
 }
 
-Status run_library_path(const Problem& p, CublasLt& library) {
+Status run_library_path(const LowRankProblem& p, CublasLt& library) {
   p.device.start_call();
   if (Status status = run_dense(p, library); !status.ok()) return status;
   if (Status status = p.project(p.x->view(), p.down->view(), 1, p.dropout(), p.s->view()); !status.ok()) return status;
   LinearArgs args;
   args.base = p.y->view(), args.s = p.s->view(), args.up = p.up->view(), args.bias = p.bias_view();
   args.scale = p.scale, args.y = p.y->view();
-  return p.device.backend().linear(args, p.device.context());
+  return p.device.lowrank().linear(args, p.device.context());
 }
 
 }  // namespace
 
-std::vector<Contender> contenders_of(const Problem& problem, CublasLt* library, std::vector<std::string>* notes) {
-  using Path = Problem::Path;
-  const Problem* p = &problem;
+std::vector<Contender> LowRankProblem::contenders(CublasLt* library, std::vector<std::string>* notes) const {
+  const LowRankProblem* const p = this;
   std::vector<Contender> contenders;
   contenders.push_back({"lrkernels", "the fused kernels", [p] { return p->run_fused(); }, p->results(Path::kFused)});
-  if (problem.has_unfused()) {
+  if (has_unfused()) {
     contenders.push_back({"unfused", "the same backend, each product a call of its own",
                           [p] { return p->run_unfused(); }, p->results(Path::kChained)});
   }
-  if (library == nullptr || problem.device.name() != "cuda") return contenders;
+  if (library == nullptr || device.name() != "cuda") return contenders;
 
-  const bool one_dtype = problem.c.factor_dtype == problem.c.dtype;
-  if (problem.has_unfused() && !problem.c.bias) {
+  const bool one_dtype = c.factor_dtype == c.dtype;
+  if (has_unfused() && !c.bias) {
     contenders.push_back({"cublaslt_dense", "the dense product alone, without the low-rank term",
                           [p, library] { return run_dense(*p, *library); }, p->results(Path::kDenseOnly)});
     // The dense path leaves the gradients of the factors alone.
-    if (problem.c.operation == Operation::kBackward) contenders.back().results.resize(1);
+    if (c.operation == Operation::kBackward) contenders.back().results.resize(1);
   }
-  if (problem.c.operation == Operation::kLinear) {
+  if (c.operation == Operation::kLinear) {
     contenders.push_back({"library_path", "cuBLASLt for the dense product, lrkernels for the rest",
                           [p, library] { return run_library_path(*p, *library); }, p->results(Path::kChained)});
   }
-  if (problem.c.dropout > 0 || !one_dtype || problem.c.bias) {
+  if (c.dropout > 0 || !one_dtype || c.bias) {
     notes->push_back("no cublaslt_chain: a plain GEMM has no dropout, mixed dtypes or bias here");
     return contenders;
   }
