@@ -9,12 +9,18 @@ import torch
 from torch import nn
 
 from lrkernels.adapters import (
+    BOFT,
+    GOFT,
+    HRA,
+    OFT,
+    PSOFT,
     AdaLoRA,
     AdaptedLinear,
     Adapter,
     CoLA,
     DoRA,
     DyLoRA,
+    Givens,
     LoRA,
     LoRAFA,
     LoRAXS,
@@ -60,5 +66,14 @@ CASES = {
         Case(AdaLoRA, {"r": 4, "alpha": 6.0}),
         Case(DyLoRA, {"r": 4, "alpha": 6.0}),
         Case(CoLA, {"r": 4}, {"dropout": 0.25}),
+        Case(Givens),
+        Case(OFT, {"block_size": 2}),
+        Case(BOFT, {"block_size": 2, "factors": 1}),
+        Case(HRA, {"r": 4}),
+        Case(GOFT),
+        Case(PSOFT, {"r": 4}, {"dropout": 0.25}),
     )
 }
+
+# Adapters that multiply the weight, so that no matrix that does not depend on it is their update.
+MULTIPLICATIVE = ("DoRA", "Givens", "OFT", "BOFT", "HRA", "GOFT")

@@ -1,10 +1,11 @@
 """Each adapter against its equation in plain torch and float64: output, gradients, merged weight, starting point."""
 
+import dense_rotations as dense
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from adapter_cases import CASES
+from adapter_cases import CASES, MULTIPLICATIVE
 from torch import nn
 
 from lrkernels.adapters import DoRA, LoRAFA, LoRAXS, PiSSA, SingLoRA, VeRA, VeRAFactors
@@ -35,6 +36,23 @@ def singlora_weight(p, weight):
     return weight + 1.5 * 0.3 * p["factor"][:out_features] @ p["factor"][:in_features].T
 
 
+def givens_weight(p, weight):
+    features = weight.shape[1]
+    strides = [s for s in (1, 2, 4, 8) if s < features]
+    return weight @ dense.givens(p["rotation.angles"], strides, features).T
+
+
+def goft_weight(p, weight):
+    return weight @ dense.tree(torch.stack([dense.turn(angle) for angle in p["rotation.angles"]]))
+
+
+def psoft_weight(p, weight):
+    u, s, vh = leading_triplets(weight, 4)
+    up, down = torch.from_numpy(u * s), torch.from_numpy(vh.copy())
+    core = torch.diag(p["out_scale"]) @ dense.cayley(p["skew"], 4) @ torch.diag(p["in_scale"])
+    return weight - up @ down + up @ core @ down
+
+
 # The weight that acts, as a function of the adapter's parameters and the base weight; alpha / r = 6 / 4.
 WEIGHTS = {
     "LoRA": lambda p, weight: weight + 6.0 / 2.0 * p["up"] @ p["down"],  # rslora: alpha / √r
@@ -46,6 +64,14 @@ WEIGHTS = {
     "SingLoRA": singlora_weight,
     "AdaLoRA": lambda p, weight: weight + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"],
     "DyLoRA": lambda p, weight: weight + 1.5 * p["up"] @ p["down"],
+    "Givens": givens_weight,
+    "OFT": lambda p, weight: weight @ dense.block_diagonal(p["rotation.skew"], 2, weight.shape[1]).T,
+    "BOFT": lambda p, weight: (
+        torch.diag(p["scale"]) @ weight @ dense.butterfly(p["rotation.skew"], 2, weight.shape[1]).T
+    ),
+    "HRA": lambda p, weight: weight @ dense.householder(p["rotation.vectors"]),
+    "GOFT": goft_weight,
+    "PSOFT": psoft_weight,
 }
 
 
@@ -72,7 +98,7 @@ def test_output_gradients_and_merged_weight(name, shape):
     if name in WEIGHTS:
         weight = WEIGHTS[name](parameters, layer.base_layer.weight)
         torch.testing.assert_close(layer.weight, weight)
-        if name != "DoRA":  # whose update depends on the weight
+        if name not in MULTIPLICATIVE:
             torch.testing.assert_close(layer.adapter.delta(), weight - layer.base_layer.weight)
         layer.merge()
         torch.testing.assert_close(layer.merged_weight, weight.detach())

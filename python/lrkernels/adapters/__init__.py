@@ -3,21 +3,33 @@
 from lrkernels.adapters.adalora import AdaLoRA, orthogonality_penalty
 from lrkernels.adapters.adapted_linear import AdaptedLinear, adapted_layers
 from lrkernels.adapters.adapter import Adapter
+from lrkernels.adapters.boft import BOFT
 from lrkernels.adapters.cola import CoLA
 from lrkernels.adapters.dora import DoRA
 from lrkernels.adapters.dylora import DyLoRA
+from lrkernels.adapters.givens import Givens
+from lrkernels.adapters.goft import GOFT
+from lrkernels.adapters.hra import HRA
 from lrkernels.adapters.lora import LoRA
 from lrkernels.adapters.lora_fa import LoRAFA
 from lrkernels.adapters.lora_plus import lora_plus_groups
 from lrkernels.adapters.lora_xs import LoRAXS
 from lrkernels.adapters.low_rank_adapter import Factors, LowRankAdapter
+from lrkernels.adapters.oft import OFT
 from lrkernels.adapters.pissa import PiSSA
+from lrkernels.adapters.psoft import PSOFT
 from lrkernels.adapters.rank_allocator import RankAllocator
 from lrkernels.adapters.relora import restart
+from lrkernels.adapters.rotation_adapter import RotationAdapter
 from lrkernels.adapters.singlora import SingLoRA, count_steps
 from lrkernels.adapters.vera import VeRA, VeRAFactors
 
 __all__ = [
+    "BOFT",
+    "GOFT",
+    "HRA",
+    "OFT",
+    "PSOFT",
     "AdaLoRA",
     "AdaptedLinear",
     "Adapter",
@@ -25,12 +37,14 @@ __all__ = [
     "DoRA",
     "DyLoRA",
     "Factors",
+    "Givens",
     "LoRA",
     "LoRAFA",
     "LoRAXS",
     "LowRankAdapter",
     "PiSSA",
     "RankAllocator",
+    "RotationAdapter",
     "SingLoRA",
     "VeRA",
     "VeRAFactors",

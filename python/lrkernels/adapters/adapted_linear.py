@@ -133,7 +133,8 @@ class AdaptedLinear(MergeableLinear):
         return self.enabled and self.active is not None
 
     def _updated(self, base: BaseCall) -> Tensor:
-        return self.adapters[self.active](base.x, base)
+        adapter = self.adapters[self.active]
+        return adapter(base.input if adapter.changes_input else base.x, base)
 
     def _merged(self) -> Tensor:
         if self.adapter is None:

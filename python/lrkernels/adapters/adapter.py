@@ -21,6 +21,8 @@ class Adapter(nn.Module):
     - ``forward(x, base)``: the adapted layer's output. ``base`` is the frozen layer called with x (``BaseCall``):
       ``base.plus(x, down, up, core, gate, scale=…)`` adds a low-rank term in the op that computes the layer too,
       ``base.output`` is what it computes, ``base.weight`` and ``base.bias`` are its parameters.
+      One that changes the layer's input instead says ``changes_input = True``, leaves x alone, and calls
+      ``base.at(…)`` with an input made from ``base.input``; a base layer with its own forward then runs once.
     - ``delta()``: the update as an ``[out_features, in_features]`` matrix. Without it the adapter cannot be merged. One
       that does not act as weight + delta() writes ``merged(weight)`` instead.
 
@@ -36,6 +38,9 @@ class Adapter(nn.Module):
 
     Raises TypeError when ``base_layer`` is no ``nn.Linear``, ValueError for a dropout outside [0, 1].
     """
+
+    # Whether forward makes its own input for the base layer, which then does not run on the caller's.
+    changes_input = False
 
     def __init__(
         self,

@@ -1,8 +1,36 @@
 """Modules built on lrkernels.ops, and ``replace_linear`` to put them in the place of a model's layers."""
 
+from lrkernels.nn import givens_schedule
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.lowrank_linear import LowRankLinear
+from lrkernels.nn.psoft_linear import PSOFTLinear
 from lrkernels.nn.replace import replace_linear
 from lrkernels.nn.replace_report import Replacement, ReplaceReport
+from lrkernels.nn.rotations import (
+    BOFTLinear,
+    GivensLinear,
+    GOFTLinear,
+    HouseholderLinear,
+    OFTLinear,
+    RotatedLinear,
+    Rotation,
+    project_after_steps,
+)
 
-__all__ = ["LoRALinear", "LowRankLinear", "ReplaceReport", "Replacement", "replace_linear"]
+__all__ = [
+    "BOFTLinear",
+    "GOFTLinear",
+    "GivensLinear",
+    "HouseholderLinear",
+    "LoRALinear",
+    "LowRankLinear",
+    "OFTLinear",
+    "PSOFTLinear",
+    "ReplaceReport",
+    "Replacement",
+    "RotatedLinear",
+    "Rotation",
+    "givens_schedule",
+    "project_after_steps",
+    "replace_linear",
+]

@@ -1,4 +1,4 @@
-"""What a module that adds a low-rank update to another layer has to know of that layer."""
+"""What a module that updates another layer has to know of that layer."""
 
 from __future__ import annotations
 
@@ -61,25 +61,40 @@ def dropout_seed(x: Tensor, dropout: float) -> Tensor | None:
 
 
 class BaseCall:
-    """A base layer called with x, for a module that adds to what it computes.
+    """A base layer called with x, for a module that changes what it computes.
 
     A plain linear layer is not run but handed to the op, which computes x·weightᵀ + bias and the update together. Any
-    other layer (a subclass, a parametrized or hooked one, one with further arguments) runs once, when this is made, and
-    ``x`` is then cast to its output's dtype.
+    other layer (a subclass, a parametrized or hooked one, one with further arguments) runs once: when ``x`` or
+    ``output`` is first asked for, or with an input of the update's own in ``at``. ``input`` is what the caller gave,
+    ``x`` is cast to the output's dtype where the layer runs.
     """
 
     def __init__(self, layer: nn.Linear, x: Tensor, args: tuple = (), kwargs: dict[str, Any] | None = None) -> None:
         self.layer = layer
+        self.input = x
+        self.is_plain = not (args or kwargs) and is_plain_linear(layer)
+        self._arguments = args, kwargs or {}
         self._output = None
-        if args or kwargs or not is_plain_linear(layer):
-            self._output = layer(x, *args, **(kwargs or {}))
-            x = x.to(self._output.dtype)
-        self.x = x
+
+    def at(self, x: Tensor) -> Tensor:
+        """The base layer's output for another input in the place of the caller's."""
+        if self.is_plain:
+            return F.linear(x, self.layer.weight, self.layer.bias)
+        args, kwargs = self._arguments
+        return self.layer(x, *args, **kwargs)
 
     @property
     def output(self) -> Tensor:
         """What the base layer computes; of a plain linear layer it is computed at each access."""
-        return F.linear(self.x, self.layer.weight, self.layer.bias) if self._output is None else self._output
+        if self.is_plain:
+            return self.at(self.input)
+        if self._output is None:
+            self._output = self.at(self.input)
+        return self._output
+
+    @property
+    def x(self) -> Tensor:
+        return self.input if self.is_plain else self.input.to(self.output.dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -107,10 +122,10 @@ class BaseCall:
         x·weightᵀ alone.
         """
         bias = self.layer.bias
-        if self._output is None:
+        if self.is_plain:
             operands = {"weight": self.layer.weight, "bias": bias if with_bias else None}
         else:
-            operands = {"base": self._output if with_bias or bias is None else self._output - bias}
+            operands = {"base": self.output if with_bias or bias is None else self.output - bias}
         down, up = factors_beside(x.dtype, down, up)
         if core is not None:
             (core,) = factors_beside(x.dtype, core)
