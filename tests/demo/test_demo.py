@@ -19,7 +19,7 @@ from lrkernels.demo.memory import peak_memory
 from lrkernels.demo.model import ByteTransformer
 from lrkernels.demo.run import run
 from lrkernels.demo.train import bits_per_byte
-from lrkernels.nn import LoRALinear, LowRankLinear
+from lrkernels.nn import GivensLinear, LoRALinear, LowRankLinear, OFTLinear
 
 TINY = replace(
     QUICK,
@@ -32,6 +32,7 @@ TINY = replace(
     tuning_steps=8,
     ffn_rank=8,
     lora_rank=4,
+    oft_block=8,
     validation_windows=8,
     timing_rounds=2,
 )
@@ -120,14 +121,16 @@ def test_peak_memory_is_the_worst_moment_of_the_step():
 
 
 def test_experiments_differ_as_they_say():
-    assert [e.name for e in EXPERIMENTS[:3]] == ["dense", "lowrank_ffn", "lora"]
+    assert [e.name for e in EXPERIMENTS[:5]] == ["dense", "lowrank_ffn", "lora", "oft", "givens"]
     trained = {}
-    for experiment in EXPERIMENTS[:3]:
+    for experiment in EXPERIMENTS[:5]:
         trained[experiment.name] = experiment.build(TINY, trained)
     names = [name for name, m in trained["lowrank_ffn"].named_modules() if isinstance(m, LowRankLinear)]
     assert names == [f"blocks.{i}.ffn.{fc}" for i in range(2) for fc in ("fc1", "fc2")]
-    assert sum(isinstance(m, LoRALinear) for m in trained["lora"].modules()) == 8
-    assert trained["lora"].head.weight is trained["lora"].embedding.weight
+    for name, layer in (("lora", LoRALinear), ("oft", OFTLinear), ("givens", GivensLinear)):
+        assert sum(isinstance(m, layer) for m in trained[name].modules()) == 8
+        assert trained[name].head.weight is trained[name].embedding.weight
+        assert not trained[name].embedding.weight.requires_grad
     assert all(p.requires_grad for p in trained["dense"].parameters()), "fine-tuning works on a copy"
 
 
@@ -148,10 +151,12 @@ def test_same_seed_same_numbers_and_a_whole_report(tmp_path, capsys):
     assert numbers(first) == numbers(second)
     assert other[0].losses != first[0].losses
 
-    dense, lowrank, lora = first[:3]
+    dense, lowrank, lora, oft, givens = first[:5]
     assert all(result.losses[-1] < result.losses[0] - 0.3 for result in (dense, lowrank))
-    assert lora.package_bits < lora.package_bits_before == dense.package_bits
-    assert lowrank.parameters < dense.parameters < lora.parameters and lora.trainable < dense.trainable / 4
+    for tuned in (lora, oft, givens):
+        assert tuned.package_bits < tuned.package_bits_before == pytest.approx(dense.package_bits, abs=1e-5)
+        assert dense.parameters < tuned.parameters and tuned.trainable < dense.trainable / 4
+    assert lowrank.parameters < dense.parameters
     for result in first:
         assert result.ms_per_step > 0 and result.peak_bytes > 4 * result.parameters
         assert (

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from lrkernels.demo.model import ByteTransformer
-from lrkernels.nn import LoRALinear, LowRankLinear, replace_linear
+from lrkernels.nn import GivensLinear, LoRALinear, LowRankLinear, OFTLinear, replace_linear
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Setup:
     learning_rate: float = 3e-3
     ffn_rank: int = 64
     lora_rank: int = 8
+    oft_block: int = 32
     validation_windows: int = 128
     validations: int = 5
     timing_rounds: int = 15
@@ -95,4 +96,18 @@ def lora(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
     model = copy.deepcopy(trained["dense"])
     factory = partial(LoRALinear, r=setup.lora_rank, alpha=2 * setup.lora_rank, dropout=0.05)
     replace_linear(model, factory, target_modules="all-linear")
+    return model
+
+
+@experiment("oft", "OFT on the dense model", text="package")
+def oft(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    model = copy.deepcopy(trained["dense"])
+    replace_linear(model, partial(OFTLinear, block_size=setup.oft_block), target_modules="all-linear")
+    return model
+
+
+@experiment("givens", "Givens on the dense model", text="package")
+def givens(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    model = copy.deepcopy(trained["dense"])
+    replace_linear(model, GivensLinear, target_modules="all-linear")
     return model

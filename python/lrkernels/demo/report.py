@@ -159,7 +159,7 @@ def _bits_bars(axes: Axes, results: list[Result], colors) -> None:
         end = max(bits, result.package_bits_before if result.text == "package" else bits)
         axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
     longest = max(max(r.library_bits, r.package_bits) for r in results)
-    _tidy(axes, results, f"bits per byte (LoRA: {HELD_OUT_PACKAGE})", 1.3 * longest)
+    _tidy(axes, results, f"bits per byte (hollow bars: {HELD_OUT_PACKAGE})", 1.3 * longest)
 
 
 def _tidy(axes: Axes, results: list[Result], title: str, longest: float) -> None:
