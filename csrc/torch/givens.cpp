@@ -1,10 +1,8 @@
 // torch.ops.lrk.givens_apply: schemas, registration, and what the kernels of lrk/orthogonal.h need of tensors.
-#include "lrk/orthogonal.h"
-
 #include <tuple>
 
 #include "torch/givens_checks.h"
-#include "torch/inspection.h"
+#include "torch/orthogonal.h"
 #include "torch/plain.h"
 
 namespace lrk::binding {
@@ -25,7 +23,7 @@ Tensor givens_apply(const Tensor& x, const Tensor& angles, std::vector<int64_t> 
   const char* op = "givens_apply";
   check_givens(op, x, angles, strides);
   const Execution execution(op, x);
-  const OrthogonalBackend& backend = backend_for(op, x, orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated());
+  const OrthogonalBackend& backend = orthogonal_for(op, x);
   const Tensor rows = row_operand(x, &backend == &orthogonal_cpu()), wide = rotation_angles(angles, x), y = like(x);
   GivensArgs args;
   args.x = matrix_view(rows), args.y = mutable_view(y);
@@ -39,7 +37,7 @@ std::tuple<Tensor, Tensor> givens_backward(const Tensor& grad, const Tensor& y, 
   const char* op = "givens_backward";
   check_givens_backward(op, grad, y, angles, strides);
   const Execution execution(op, grad);
-  const OrthogonalBackend& backend = backend_for(op, grad, orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated());
+  const OrthogonalBackend& backend = orthogonal_for(op, grad);
   const bool any_layout = &backend == &orthogonal_cpu();
   const Tensor grad_rows = row_operand(grad, any_layout), y_rows = row_operand(y, any_layout);
   const Tensor wide = rotation_angles(angles, grad), dx = like(grad), dangles = like(wide);

@@ -10,6 +10,8 @@ from lrkernels.inspection import build_info, explain, force, trace
 from lrkernels.interop.peft import accelerate, restore
 from lrkernels.nn import replace_linear
 from lrkernels.ops import (
+    block_diagonal_apply,
+    cayley,
     givens_apply,
     lowrank_expand,
     lowrank_linear,
@@ -30,7 +32,9 @@ def __getattr__(name: str):
 
 __all__ = [
     "accelerate",
+    "block_diagonal_apply",
     "build_info",
+    "cayley",
     "explain",
     "force",
     "givens_apply",

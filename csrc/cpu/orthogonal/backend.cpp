@@ -1,4 +1,6 @@
-// orthogonal_cpu(): picks the type of the rotations, and records what runs.
+// orthogonal_cpu(): picks the type of the arithmetic, and records what runs.
+#include "cpu/orthogonal/block_diagonal.h"
+#include "cpu/orthogonal/cayley.h"
 #include "cpu/orthogonal/givens.h"
 #include "runtime/cpu_features.h"
 
@@ -45,12 +47,86 @@ Status givens_backward(const GivensBackwardArgs& args, const Context& context) {
                                  : cpu::givens_backward<float>(args, context);
 }
 
-std::vector<std::string> kernel_names() { return {name("givens"), name("givens_backward")}; }
+const char* cayley_name(int64_t terms) { return terms == 0 ? "cayley_inverse" : "cayley_neumann"; }
+
+Plan plan_cayley(const CayleyArgs& args, const Context&) {
+  return plan(cayley_name(args.terms), args.terms == 0 ? "a float64 inverse a block" : "products of a block in the caches",
+              is_double(args.skew.dtype) ? cpu::cayley_workspace<double>(args) : cpu::cayley_workspace<float>(args));
+}
+
+Status cayley(const CayleyArgs& args, const Context& context) {
+  if (args.count == 0) return {};
+  record_dispatch(name(cayley_name(args.terms)));
+  return is_double(args.skew.dtype) ? cpu::cayley<double>(args, context) : cpu::cayley<float>(args, context);
+}
+
+const char* cayley_backward_name(int64_t terms) { return terms == 0 ? "cayley_backward" : "cayley_neumann_backward"; }
+
+Plan plan_cayley_backward(const CayleyBackwardArgs& args, const Context&) {
+  return plan(cayley_backward_name(args.terms),
+              args.terms == 0 ? "two products from R, no solve" : "the series' products from skew",
+              is_double(args.grad.dtype) ? cpu::cayley_backward_workspace<double>(args)
+                                         : cpu::cayley_backward_workspace<float>(args));
+}
+
+Status cayley_backward(const CayleyBackwardArgs& args, const Context& context) {
+  if (args.count == 0 || args.block < 2) return {};
+  record_dispatch(name(cayley_backward_name(args.terms)));
+  return is_double(args.grad.dtype) ? cpu::cayley_backward<double>(args, context)
+                                    : cpu::cayley_backward<float>(args, context);
+}
+
+Plan plan_block_diagonal(const BlockDiagonalArgs& args, const Context&) {
+  return plan("block_diagonal", "matrices packed once, x and y passed once",
+              is_double(args.x.dtype) ? cpu::block_diagonal_workspace<double>(args)
+                                      : cpu::block_diagonal_workspace<float>(args));
+}
+
+Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
+  if (args.x.rows == 0 || args.x.cols == 0) return {};
+  record_dispatch(name("block_diagonal"));
+  return is_double(args.x.dtype) ? cpu::block_diagonal<double>(args, context)
+                                 : cpu::block_diagonal<float>(args, context);
+}
+
+Plan plan_block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context&) {
+  return plan("block_diagonal_backward",
+              args.dx.present() ? "dx and dblocks from one reading of x and grad" : "dblocks alone",
+              is_double(args.grad.dtype) ? cpu::block_diagonal_backward_workspace<double>(args)
+                                         : cpu::block_diagonal_backward_workspace<float>(args));
+}
+
+Status block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context& context) {
+  if (args.x.rows == 0 || args.x.cols == 0) return {};
+  record_dispatch(name("block_diagonal_backward"));
+  return is_double(args.grad.dtype) ? cpu::block_diagonal_backward<double>(args, context)
+                                    : cpu::block_diagonal_backward<float>(args, context);
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const char* operation : {"givens", "givens_backward", "cayley_inverse", "cayley_neumann", "cayley_backward",
+                                "cayley_neumann_backward", "block_diagonal", "block_diagonal_backward"})
+    names.push_back(name(operation));
+  return names;
+}
 
 }  // namespace
 
 const OrthogonalBackend& orthogonal_cpu() {
-  static constexpr OrthogonalBackend backend{"cpu",  plan_givens, givens, plan_givens_backward, givens_backward,
+  static constexpr OrthogonalBackend backend{"cpu",
+                                             plan_givens,
+                                             givens,
+                                             plan_givens_backward,
+                                             givens_backward,
+                                             plan_cayley,
+                                             cayley,
+                                             plan_cayley_backward,
+                                             cayley_backward,
+                                             plan_block_diagonal,
+                                             block_diagonal,
+                                             plan_block_diagonal_backward,
+                                             block_diagonal_backward,
                                              kernel_names};
   return backend;
 }

@@ -258,13 +258,6 @@ Status run_givens_backward(const GivensBackwardArgs& args, const Context& contex
   return run(problem_of(args), ends, args.dangles, operands, context);
 }
 
-std::vector<std::string> kernel_names() {
-  std::vector<std::string> names;
-  for (const char* name : {"givens_sm80_", "givens_backward_sm80_"})
-    for (const char* kind : {"tile", "passes"}) names.push_back(std::string(name) + kind);
-  return names;
-}
-
 }  // namespace orthogonal
 }  // namespace LRK_TARGET
 }  // namespace lrk

@@ -37,12 +37,68 @@ struct GivensBackwardArgs {
   MutableMatrixView dangles;  // [rounds, as angles], angles' dtype; entries past the last pair become 0
 };
 
+/// Orthogonal matrices from skew-symmetric ones. Row n of `skew` is the row-major upper triangle of Q, Q[i < j] = +v.
+/// terms == 0: R = (I + Q)(I - Q)^-1 = 2 (I - Q)^-1 - I. Otherwise that many terms of its Neumann series,
+/// I + 2 Q + ... + 2 Q^(terms - 2) + Q^(terms - 1) (`neumann_coefficient`).
+struct CayleyArgs {
+  MatrixView skew;             // [count, block (block - 1) / 2], any strides
+  int64_t count = 0, block = 0, terms = 0;
+  MutableMatrixView rotation;  // [count block, block], skew's dtype, contiguous
+};
+
+/// The gradient of skew: with dQ the gradient of Q, dQ[i, j] - dQ[j, i] for i < j.
+///   terms == 0: dQ = (R + I)t G (R + I)t / 2, so R is all that is read beside G
+///   else the series' own, from skew
+struct CayleyBackwardArgs {
+  MatrixView grad;          // G [count block, block], contiguous
+  MatrixView rotation;      // R, as grad; absent unless terms == 0
+  MatrixView skew;          // as above; absent when terms == 0
+  int64_t count = 0, block = 0, terms = 0;
+  MutableMatrixView dskew;  // [count, block (block - 1) / 2], grad's dtype, contiguous
+};
+
+/// How many terms a series of `terms` has: PEFT's of three is that of four.
+constexpr int64_t neumann_terms(int64_t terms) { return terms == 3 ? 4 : terms; }
+
+/// The factor of Q^power in a series of `terms` = neumann_terms(...) terms; of two terms it is I + 2 Q.
+constexpr double neumann_coefficient(int64_t power, int64_t terms) {
+  return power == 0 || (power == terms - 1 && terms > 2) ? 1.0 : 2.0;
+}
+
+/// Every block of features as a row vector times its matrix: y_n = x_n R_n, or x_n R_nt.
+struct BlockDiagonalArgs {
+  MatrixView x;          // [rows, count block], any strides
+  MatrixView blocks;     // R [count block, block], or [block, block] for all of them; any strides, any dtype that widens
+  int64_t block = 0;     // to the sums' type: float32, or float64 for float64
+  bool transpose = false;
+  MutableMatrixView y;   // as x, x's dtype, contiguous
+};
+
+/// dx_n = g_n R_nt and dR_n = x_nt g_n (transposed: g_n R_n and g_nt x_n), from one reading of x and g. Sums are taken in
+/// an order that depends on the shape alone.
+struct BlockDiagonalBackwardArgs {
+  MatrixView grad, x;         // [rows, count block], one dtype, any strides
+  MatrixView blocks;          // as above
+  int64_t block = 0;
+  bool transpose = false;
+  MutableMatrixView dx;       // as grad, contiguous; absent when nobody wants it
+  MutableMatrixView dblocks;  // as blocks, contiguous
+};
+
 struct OrthogonalBackend {
   const char* name;  // "cpu", "cuda", "cuda_emulated"
   Plan (*plan_givens)(const GivensArgs&, const Context&);
   Status (*givens)(const GivensArgs&, const Context&);
   Plan (*plan_givens_backward)(const GivensBackwardArgs&, const Context&);
   Status (*givens_backward)(const GivensBackwardArgs&, const Context&);
+  Plan (*plan_cayley)(const CayleyArgs&, const Context&);
+  Status (*cayley)(const CayleyArgs&, const Context&);
+  Plan (*plan_cayley_backward)(const CayleyBackwardArgs&, const Context&);
+  Status (*cayley_backward)(const CayleyBackwardArgs&, const Context&);
+  Plan (*plan_block_diagonal)(const BlockDiagonalArgs&, const Context&);
+  Status (*block_diagonal)(const BlockDiagonalArgs&, const Context&);
+  Plan (*plan_block_diagonal_backward)(const BlockDiagonalBackwardArgs&, const Context&);
+  Status (*block_diagonal_backward)(const BlockDiagonalBackwardArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
 };
 

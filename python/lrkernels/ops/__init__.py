@@ -2,9 +2,11 @@
 
 from lrkernels.ops.lowrank import lowrank_expand, lowrank_linear, lowrank_merge, lowrank_project
 from lrkernels.ops.lowrank_indexed import lowrank_linear_indexed
-from lrkernels.ops.orthogonal import givens_apply
+from lrkernels.ops.orthogonal import block_diagonal_apply, cayley, givens_apply
 
 __all__ = [
+    "block_diagonal_apply",
+    "cayley",
     "givens_apply",
     "lowrank_expand",
     "lowrank_linear",

@@ -24,7 +24,9 @@ from lrkernels.reference.lowrank_indexed import (
 )
 from lrkernels.reference.orthogonal import (
     block_diagonal_apply,
+    block_diagonal_backward,
     cayley,
+    cayley_backward,
     cayley_rectangular,
     givens_apply,
     givens_backward,
@@ -35,7 +37,9 @@ from lrkernels.reference.orthogonal import (
 
 __all__ = [
     "block_diagonal_apply",
+    "block_diagonal_backward",
     "cayley",
+    "cayley_backward",
     "cayley_rectangular",
     "dropout_mask",
     "givens_apply",

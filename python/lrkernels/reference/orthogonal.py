@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,12 +89,51 @@ def cayley(skew: Tensor, block: int, *, method: str = "exact", terms: int = 5) -
     return r.to(skew.dtype).contiguous()
 
 
+def cayley_backward(grad: Tensor, saved: Tensor, *, block: int, method: str, terms: int) -> Tensor:
+    """dskew of :func:`cayley`; ``saved`` is R where the method is exact, else skew.
+
+    Exact: dQ = ½(R + I)ᵀ G (R + I)ᵀ. Of the term c·Qᵏ: c·Σⱼ (Qᵀ)ʲ G (Qᵀ)ᵏ⁻¹⁻ʲ over j < k.
+    """
+    g = grad.to(_wide(grad))
+    if method == "exact":
+        plus = saved.to(g.dtype) + torch.eye(block, dtype=g.dtype, device=g.device)
+        dq = plus.mT @ g @ plus.mT / 2
+    else:
+        count = 4 if terms == 3 else terms
+        q = skew_matrices(saved.to(g.dtype), block)
+        identity = torch.eye(block, dtype=q.dtype, device=q.device).expand_as(q)
+        powers = [identity]
+        for _ in range(count - 2):
+            powers.append(powers[-1] @ q.mT)
+        dq = torch.zeros_like(q)
+        for k in range(1, count):
+            factor = 1 if k == count - 1 and count > 2 else 2
+            for j in range(k):
+                dq = dq + factor * (powers[j] @ g @ powers[k - 1 - j])
+    row, column = torch.triu_indices(block, block, 1, device=g.device)
+    return (dq - dq.mT)[:, row, column].to(grad.dtype).contiguous()
+
+
 def block_diagonal_apply(x: Tensor, blocks: Tensor, *, transpose: bool = False) -> Tensor:
     """Each block of features as a row vector times its matrix: y_blk = x_blk·R, or x_blk·Rᵀ."""
     dtype, block = _wide(x, blocks), blocks.shape[-1]
     r = blocks.to(dtype)
     y = x.to(dtype).unflatten(-1, (-1, 1, block)) @ (r.mT if transpose else r)
     return y.flatten(-3).to(x.dtype).contiguous()
+
+
+def block_diagonal_backward(
+    grad: Tensor, x: Tensor, blocks: Tensor, *, transpose: bool, needs_dx: bool
+) -> tuple[Tensor, Tensor]:
+    """dx = g·Rᵀ and dR = Σ over rows of xᵀ·g (transposed: g·R and gᵀ·x) of every block; without ``needs_dx`` no dx."""
+    dx = block_diagonal_apply(grad, blocks, transpose=not transpose) if needs_dx else grad.new_empty(0)
+    dtype, block = _wide(x, blocks), blocks.shape[-1]
+    shape = math.prod(x.shape[:-1]), x.shape[-1] // block, block
+    left, right = (t.to(dtype).reshape(shape) for t in ((grad, x) if transpose else (x, grad)))
+    dblocks = left.permute(1, 2, 0) @ right.permute(1, 0, 2)
+    if blocks.shape[0] == 1:
+        dblocks = dblocks.sum(0, keepdim=True)
+    return dx, dblocks.to(blocks.dtype).contiguous()
 
 
 def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lrkernels.ops import _lowrank_checks as checks
@@ -30,3 +31,49 @@ def check_givens(op: str, x: Tensor, angles: Tensor, strides: Sequence[int], inv
     for stride in strides:
         if stride < 1:
             raise ValueError(f"{op}: strides holds {stride}, expected strides of at least 1")
+
+
+def _int(op: str, name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, expected an int")
+
+
+def check_cayley(op: str, skew: Tensor, block: int, method: str = "exact", terms: int = 5) -> None:
+    checks._tensor(op, "skew", skew)
+    _int(op, "block", block)
+    if not isinstance(method, str):
+        raise TypeError(f"{op}: method is a {type(method).__name__}, expected 'exact' or 'neumann'")
+    _int(op, "terms", terms)
+    if block < 1:
+        raise ValueError(f"{op}: block is {block}, expected at least 1")
+    if method not in ("exact", "neumann"):
+        raise ValueError(f"{op}: method is '{method}', expected 'exact' or 'neumann'")
+    if terms < 1:
+        raise ValueError(f"{op}: terms is {terms}, expected at least 1")
+    checks._matrix(op, "skew", skew, "(blocks, block * (block - 1) / 2)")
+    checks._activation(op, "skew", skew)
+    triangle = block * (block - 1) // 2
+    if skew.shape[1] != triangle:
+        raise ValueError(
+            f"{op}: skew has shape {tuple(skew.shape)}, expected (blocks, {triangle}) because block is {block}"
+        )
+
+
+def check_block_diagonal(op: str, x: Tensor, blocks: Tensor, transpose: bool = False) -> None:
+    checks._tensor(op, "x", x)
+    checks._tensor(op, "blocks", blocks)
+    checks._activation(op, "x", x)
+    shape = tuple(blocks.shape)
+    if blocks.dim() != 3 or shape[1] != shape[2] or shape[1] < 1:
+        raise ValueError(f"{op}: blocks has shape {shape}, expected (features / block or 1, block, block)")
+    features, block = x.shape[-1], shape[1]
+    if features % block:
+        raise ValueError(
+            f"{op}: blocks has shape {shape}, expected a block that divides {features} because x is {tuple(x.shape)}"
+        )
+    if shape[0] not in (1, features // block):
+        raise ValueError(
+            f"{op}: blocks has shape {shape}, expected {(features // block, block, block)} or {(1, block, block)} "
+            f"because x is {tuple(x.shape)}"
+        )
+    checks._kind(op, "blocks", blocks, "x", x, True)

@@ -1,0 +1,95 @@
+// The inverse of a small matrix in place by one block of threads, in double, without pivoting: for matrices whose
+// symmetric part is positive definite (cpu/orthogonal/small_inverse.h says why that needs no pivots).
+//
+// Gauss-Jordan with kInversePanel pivots at a time. With K their rows and columns, D = A[K, K] and P = D^-1 A[K, :]
+// (I for A[K, K]): A[K, :] becomes P and every other row A[i, :] loses A[i, K] P (0 for A[i, K]). So the matrix, which may
+// lie in shared or in global memory, is read and written once a panel; D, P and A[:, K] lie in shared memory, and a pivot
+// costs one barrier.
+#pragma once
+
+#include "device/target.cuh"
+
+namespace lrk {
+inline namespace LRK_TARGET {
+namespace orthogonal {
+
+constexpr int kInversePanel = 16, kInverseThreads = kInversePanel * kInversePanel;
+
+/// The doubles of shared memory that small_inverse works in.
+__host__ __device__ constexpr int64_t inverse_scratch(int64_t size) {
+  const int64_t rows = size < kInversePanel ? kInversePanel : size, columns = (size + 3) / 4 * 4;
+  return kInversePanel * (kInversePanel + rows + columns);
+}
+
+/// Called by all kInverseThreads threads after a barrier behind whoever wrote `matrix`; ends with one.
+__device__ __forceinline__ void small_inverse(double* matrix, int size, double* scratch) {
+  constexpr int kPanel = kInversePanel;
+  const int thread = int(threadIdx.x), columns_stride = (size + 3) / 4 * 4;
+  double* const pivots = scratch;                                             // D, then D^-1
+  double* const rows = pivots + kPanel * kPanel;                              // P [panel, size]; first D's other half
+  double* const columns = rows + kPanel * (size < kPanel ? kPanel : size);    // A[:, K], transposed
+#pragma unroll 1
+  for (int first = 0; first < size; first += kPanel) {
+    const int count = size - first < kPanel ? size - first : kPanel;
+    const auto in_panel = [&](int index) { return index >= first && index < first + count; };
+    {
+      const int r = thread / kPanel, c = thread % kPanel;  // past the last pivot D goes on as I
+      pivots[thread] = r < count && c < count ? matrix[int64_t(first + r) * size + first + c] : double(r == c);
+    }
+#pragma unroll 1
+    for (int e = thread; e < kPanel * columns_stride; e += kInverseThreads) {
+      const int i = e / kPanel, k = e % kPanel;
+      const bool exists = i < size && k < count && !in_panel(i);
+      columns[k * columns_stride + i] = exists ? matrix[int64_t(i) * size + first + k] : 0.0;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < kPanel; ++k) {
+      const double* const from = k % 2 == 0 ? pivots : rows;
+      const int r = thread / kPanel, c = thread % kPanel;
+      const double reciprocal = 1.0 / from[k * kPanel + k], scaled = from[k * kPanel + c] * reciprocal;
+      const double other = r == k ? scaled : from[thread] - from[r * kPanel + k] * scaled;
+      const double in_column = r == k ? reciprocal : -from[r * kPanel + k] * reciprocal;
+      (k % 2 == 0 ? rows : pivots)[thread] = c == k ? in_column : other;
+      __syncthreads();
+    }
+#pragma unroll 1
+    for (int e = thread; e < kPanel * size; e += kInverseThreads) {
+      const int r = e / size, j = e % size;
+      double sum = 0.0;
+      if (in_panel(j)) {
+        sum = pivots[r * kPanel + j - first];
+      } else {
+        for (int k = 0; k < count; ++k) sum += pivots[r * kPanel + k] * matrix[int64_t(first + k) * size + j];
+      }
+      rows[r * size + j] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = thread / 32 * 4; i < size; i += kInverseThreads / 32 * 4) {
+#pragma unroll 1
+      for (int j = thread % 32; j < size; j += 32) {
+        double value[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+          value[q] = i + q < size && !in_panel(j) ? matrix[int64_t(i + q) * size + j] : 0.0;
+#pragma unroll
+        for (int k = 0; k < kPanel; ++k) {
+          if (k >= count) break;
+          const double pivot_row = rows[k * size + j];
+#pragma unroll
+          for (int q = 0; q < 4; ++q) value[q] -= columns[k * columns_stride + i + q] * pivot_row;
+        }
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+          if (i + q < size)
+            matrix[int64_t(i + q) * size + j] = in_panel(i + q) ? rows[(i + q - first) * size + j] : value[q];
+      }
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace orthogonal
+}  // namespace LRK_TARGET
+}  // namespace lrk
