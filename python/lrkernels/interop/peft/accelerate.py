@@ -49,8 +49,8 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
     found = _peft_layers(model, "accelerate")
     if not found:
         raise ValueError("accelerate: the model has no PEFT layer; call peft.get_peft_model first")
-    from lrkernels.interop.peft.examine import examine
-    from lrkernels.interop.peft.layers import fused_class, stock_class
+    from lrkernels.interop.peft.examine import examine, fused_class
+    from lrkernels.interop.peft.fused_class import stock_class
 
     report = AccelerateReport([examine(model, name, layer) for name, layer in found])
     if strict and report.declined:
@@ -73,7 +73,7 @@ def restore(model: nn.Module) -> int:
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: model is {type(model).__name__}, expected an nn.Module")
     found = _peft_layers(model, "restore")
-    from lrkernels.interop.peft.layers import FusedForward, is_subclassed, stock_class
+    from lrkernels.interop.peft.fused_class import FusedForward, is_subclassed, stock_class
 
     fused = [layer for _, layer in found if isinstance(layer, FusedForward)]
     derived = [name for name, layer in found if is_subclassed(type(layer))]
