@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft.tuners import hra, oft
 from peft.tuners.boft import layer as boft_layer
-from peft_models import ALL_LINEAR, TwoLayers, peft, tiny_llama
+from peft_models import ALL_LINEAR, TwoLayers, outputs, peft, tiny_llama
 
 STOCK_LAYERS = (oft.Linear, boft_layer.Linear, hra.HRALinear)
 # What PEFT's forward knows, by method; block sizes that divide 24 and 40.
@@ -114,3 +114,20 @@ def forwards_of_peft():
 
             patch.setattr(cls, "forward", forward)
         yield ran
+
+
+def both(stock, fused, x):
+    """Outputs and gradients of the two; no layer of the second may have been PEFT's to compute."""
+    torch.manual_seed(1)
+    expected = outputs(stock, x)
+    torch.manual_seed(1)
+    with forwards_of_peft() as ran:
+        actual = outputs(fused, x)
+    assert not ran and actual.keys() == expected.keys()
+    return expected, actual
+
+
+def assert_equal(stock, fused, x):
+    expected, actual = both(stock, fused, x)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}")

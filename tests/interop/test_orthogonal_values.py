@@ -10,6 +10,8 @@ from peft_orthogonal import (
     CASES,
     OPTIONS,
     allow_butterfly_factors,
+    assert_equal,
+    both,
     config,
     forwards_of_peft,
     orthogonal_layers,
@@ -22,26 +24,6 @@ METHODS = list(OPTIONS)
 @pytest.fixture(autouse=True)
 def butterfly(monkeypatch):
     allow_butterfly_factors(monkeypatch)
-
-
-def both(stock, fused, x):
-    """Outputs and gradients of the two; no layer of the second may have been PEFT's to compute."""
-    torch.manual_seed(1)
-    expected = outputs(stock, x)
-    torch.manual_seed(1)
-    with forwards_of_peft() as ran:
-        actual = outputs(fused, x)
-    assert not ran and actual.keys() == expected.keys()
-    return expected, actual
-
-
-def assert_equal(stock, fused, x):
-    for name, (theirs, ours) in zipped(*both(stock, fused, x)).items():
-        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def zipped(first, second):
-    return {name: (first[name], second[name]) for name in first}
 
 
 def error(actual, exact):
