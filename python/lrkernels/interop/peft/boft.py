@@ -36,7 +36,8 @@ def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
     reason = reason or tensor_obstacle("boft_s", layer.boft_s[adapter], (layer.out_features, 1))
     if reason is not None:
         return reason
-    if len(layer.boft_P) != factors or (factors > 1 and len({p.shape for p in layer.boft_R.values()}) > 1):
+    shapes = {other.shape for other in layer.boft_R.values() if len(other) == factors}
+    if len(layer.boft_P) != factors or (factors > 1 and len(shapes) > 1):
         return "boft_P is that of another adapter: PEFT permutes all as it does the one that was added last"
     return None
 
