@@ -19,14 +19,14 @@ from lrkernels.interop.peft.fused_class import FusedClasses
 from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.rotation import (
     FusedRotation,
-    block_diagonal_apply,
-    cayley,
     rotation_dtype,
     tensor_obstacle,
     wide_between,
 )
 from lrkernels.interop.peft.weights import dense_weight
 from lrkernels.nn.base_layer import is_plain_linear
+from lrkernels.nn.rotations.boft import interleave_halves, separate_halves
+from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
 
 
 def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
@@ -67,13 +67,12 @@ def _rotations(layer: nn.Module, adapter: str, dtype: torch.dtype) -> Tensor:
 
 
 def _factor(x: Tensor, rotations: Tensor, i: int) -> Tensor:
-    """x·P_i·D_i·P_iᵀ. Group by group of 2ⁱ blocks, P_i reads a feature's [odd or even, half-block] as its transpose."""
+    """x·P_i·D_i·P_iᵀ"""
     if i == 0:
         return block_diagonal_apply(x, rotations, transpose=True)
     half = rotations.shape[-1] // 2
-    together = x.unflatten(-1, (-1, 2, 2**i, half)).transpose(-2, -3).flatten(-4)
-    y = block_diagonal_apply(together, rotations, transpose=True)
-    return y.unflatten(-1, (-1, 2**i, 2, half)).transpose(-2, -3).flatten(-4)
+    y = block_diagonal_apply(interleave_halves(x, half, i), rotations, transpose=True)
+    return separate_halves(y, half, i)
 
 
 def _scaled_base(base: nn.Module, x: Tensor, scale: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lrkernels.interop.peft.eligibility import call_obstacle
 from lrkernels.interop.peft.fused_class import FusedClasses
 from lrkernels.interop.peft.method import Method
-from lrkernels.interop.peft.rotation import FusedRotation, householder_apply, rotation_dtype, tensor_obstacle
+from lrkernels.interop.peft.rotation import FusedRotation, rotation_dtype, tensor_obstacle
+from lrkernels.nn.rotations.products import householder_apply
 
 
 def _layer_obstacle(layer: nn.Module) -> str | None:

@@ -20,13 +20,12 @@ from lrkernels.interop.peft.fused_class import FusedClasses
 from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.rotation import (
     FusedRotation,
-    block_diagonal_apply,
-    cayley,
     rotation_dtype,
     tensor_obstacle,
     wide_between,
 )
 from lrkernels.nn.base_layer import call_is_forward
+from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
 
 
 def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:

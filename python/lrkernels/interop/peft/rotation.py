@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lrkernels.interop.peft.fused_class import FusedForward
 from lrkernels.interop.peft.weights import is_ordinary
 from lrkernels.ops._lowrank_checks import HALF_DTYPES, KERNEL_DTYPES
-from lrkernels.reference import block_diagonal_apply, cayley, householder_apply  # noqa: F401  (for the methods)
 
 
 class FusedRotation(FusedForward):
