@@ -5,7 +5,6 @@ Importing this module imports PEFT. Pickled accelerated models refer to the clas
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -16,7 +15,9 @@ from peft.tuners.lora import layer as peft_layer
 from torch import Tensor, nn
 
 from lrkernels.interop.peft.dora import add_dora, is_dora
-from lrkernels.interop.peft.eligibility import adapter_obstacle, layer_obstacle
+from lrkernels.interop.peft.fused_class import FusedClasses, FusedForward
+from lrkernels.interop.peft.lora_eligibility import adapter_obstacle, base_obstacle, layer_obstacle
+from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.mixed_batch import adapters_of_batch, add_indexed, can_index
 from lrkernels.interop.peft.weights import adapter_layers, dense_weight
 from lrkernels.nn.base_layer import factors_beside
@@ -24,8 +25,8 @@ from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES, KERNEL_DTYPES
 
 
-class FusedForward:
-    """The forward before PEFT's: runs on the op what ``eligibility`` allows, hands everything else to PEFT.
+class FusedLora(FusedForward):
+    """The forward before PEFT's: runs on the op what ``lora_eligibility`` allows, hands everything else to PEFT.
 
         y = base_layer(x) + Σ scaling·drop(x)·lora_Aᵀ·lora_Bᵀ    over the active adapters
 
@@ -177,53 +178,47 @@ def _add_bias(bias: Tensor | None, lora_bias: Tensor, scale: float | Tensor, dty
     return lora_bias if bias is None else bias.to(dtype) + lora_bias
 
 
-# PEFT's classes that have a fused one, by module. The quantised ones exist where the library they serve is installed,
-# and PEFT imports some of these modules at first use.
-_COVERED = {
-    "layer": ("Linear",),
-    "bnb": ("Linear8bitLt", "Linear4bit"),
-    "torchao": ("TorchaoLoraLinear",),
-    "gptq": ("GPTQLoraLinear",),
-    "awq": ("AwqLoraLinear",),
-    "aqlm": ("AqlmLoraLinear",),
-    "eetq": ("EetqLoraLinear",),
-    "hqq": ("HqqLoraLinear",),
-    "inc": ("IncLoraLinear",),
-}
-_PACKAGE = "peft.tuners.lora."
+# --- What accelerate asks ---
 
 
-def stock_class(cls: type) -> type:
-    """PEFT's class behind a fused one; any other class itself."""
-    return cls.__bases__[1] if cls.__bases__[0] is FusedForward else cls
+def _obstacle(stock: type, layer: nn.Module) -> str | None:
+    if stock is peft_layer.Linear and (reason := base_obstacle(layer.base_layer)) is not None:
+        return reason
+    return layer_obstacle(layer)
 
 
-def is_subclassed(cls: type) -> bool:
-    """Whether somebody made a class of their own from a fused one, as ``fully_shard`` does of a layer it is given."""
-    return issubclass(cls, FusedForward) and cls.__bases__[0] is not FusedForward
+def _how(layer: nn.Module, fused: list[str], all_fused: bool) -> str:
+    base = type(layer.base_layer).__name__
+    dora = [adapter for adapter in fused if is_dora(layer, adapter)]
+    if dora:
+        if all_fused and len(dora) == len(fused):
+            return f"DoRA, the op adds the update to {base}'s scaled output"
+        return f"{base} and update in one op; DoRA adapters: the op adds the update to {base}'s scaled output"
+    if dense_weight(layer.base_layer) is not None:
+        return f"{base} and update in one op"
+    return f"{base} computes its own output, the op adds the update"
 
 
-def fused_class(stock: type) -> type | None:
-    """The fused class for one of PEFT's; None where there is none."""
-    module = stock.__module__.removeprefix(_PACKAGE)
-    if stock.__module__ == module or stock.__name__ not in _COVERED.get(module, ()):
-        return None
-    if stock.__name__ not in globals():
-        # PEFT's own name, which repr and PEFT's messages show.
-        members = {"__module__": __name__, "__doc__": stock.__doc__}
-        # Some quantised layers of PEFT take x alone: their forward raises TypeError for adapter_names.
-        members["_takes_adapter_names"] = "kwargs" in inspect.signature(stock.forward).parameters
-        globals()[stock.__name__] = type(stock.__name__, (FusedForward, stock), members)
-    return globals()[stock.__name__]
+_CLASSES = FusedClasses(
+    __name__,
+    "peft.tuners.lora",
+    FusedLora,
+    {
+        "layer": ("Linear",),
+        "bnb": ("Linear8bitLt", "Linear4bit"),
+        "torchao": ("TorchaoLoraLinear",),
+        "gptq": ("GPTQLoraLinear",),
+        "awq": ("AwqLoraLinear",),
+        "aqlm": ("AqlmLoraLinear",),
+        "eetq": ("EetqLoraLinear",),
+        "hqq": ("HqqLoraLinear",),
+        "inc": ("IncLoraLinear",),
+    },
+    # Some quantised layers of PEFT take x alone: their forward raises TypeError for adapter_names.
+    lambda stock: {"_takes_adapter_names": "kwargs" in inspect.signature(stock.forward).parameters},
+)
+__getattr__ = _CLASSES.by_name
 
-
-def is_quantised(stock: type) -> bool:
-    return stock is not peft_layer.Linear
-
-
-def __getattr__(name: str) -> type:
-    """Where pickle looks for a fused class that this process has not used yet."""
-    for module, names in _COVERED.items():
-        if name in names and hasattr(stock := importlib.import_module(_PACKAGE + module), name):
-            return fused_class(getattr(stock, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+LORA = Method(
+    "lora", "LoRA", peft_layer.LoraLayer, _CLASSES, lambda layer: layer.lora_A, _obstacle, adapter_obstacle, _how
+)

@@ -1,0 +1,99 @@
+"""PEFT's OFT layers with a fused forward. Pickled accelerated models refer to the classes here.
+
+    y = base_layer(x·R),    R block-diagonal: R_n = (I − Q_n)(I + Q_n)⁻¹, or a series of (I + Q_n)(I − Q_n)⁻¹,
+                            Q_n skew-symmetric with row n of the weight above its diagonal
+
+The two are each other's transpose: PEFT's exact map turns the other way than its series. With several adapters the
+first rotates first. PEFT's module dropout is not part of its forward (0.21), and so not of this.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from peft.tuners.oft import layer as peft_layer
+from torch import Tensor, nn
+
+from lrkernels.interop.peft.eligibility import RELIES_ON_CALLS, call_obstacle
+from lrkernels.interop.peft.fused_class import FusedClasses
+from lrkernels.interop.peft.method import Method
+from lrkernels.interop.peft.rotation import (
+    FusedRotation,
+    rotation_dtype,
+    tensor_obstacle,
+    wide_between,
+)
+from lrkernels.nn.base_layer import call_is_forward
+from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
+
+
+def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:
+    rotation = layer.oft_R[adapter]
+    if type(rotation) is not peft_layer.OFTRotationModule:
+        return "oft_R is not exactly PEFT's"
+    if not call_is_forward(rotation):
+        return f"oft_R {RELIES_ON_CALLS}"
+    block = rotation.block_size
+    blocks = 1 if rotation.block_share else layer.in_features // block
+    return tensor_obstacle("oft_R", rotation.weight, (blocks, block * (block - 1) // 2))
+
+
+def _compute(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor:
+    dtype = x.dtype
+    x = wide_between(x, len(adapters))
+    for adapter in adapters:
+        blocks, transpose = _rotation(layer.oft_R[adapter], rotation_dtype(x))
+        x = block_diagonal_apply(x, blocks, transpose=transpose)
+    return layer.base_layer(x.to(dtype)).to(dtype)
+
+
+def _rotation(rotation: nn.Module, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """The [blocks, block, block] matrices of the op, and whether PEFT's are their transpose."""
+    skew = rotation.weight
+    if rotation.coft:
+        _constrain(skew, rotation.eps)
+        skew = skew.clone()  # the next forward writes the weight again, perhaps before this one's backward
+    if rotation.use_cayley_neumann:
+        terms = max(rotation.num_cayley_neumann_terms, 1)
+        return cayley(skew.to(dtype), rotation.block_size, method="neumann", terms=terms), False
+    return cayley(skew.to(dtype), rotation.block_size), True
+
+
+@torch.no_grad()
+def _constrain(skew: Tensor, eps: float) -> None:
+    """COFT, which PEFT too applies in place and in every forward: ‖Q_n‖_F = √2·‖row n‖ ≤ eps / √blocks."""
+    wide = skew.to(torch.promote_types(skew.dtype, torch.float32))
+    norm = math.sqrt(2) * torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    largest = eps / math.sqrt(len(skew))
+    skew.copy_(torch.where(norm <= largest, wide, wide * (largest / norm)))
+
+
+# --- What accelerate asks ---
+
+
+def _how(layer: nn.Module, fused: list[str], all_fused: bool) -> str:
+    return f"the ops rotate x, {type(layer.base_layer).__name__} computes its own output"
+
+
+class FusedOft(FusedRotation):
+    _adapters = "oft_R"
+    _weight = staticmethod(lambda layer, adapter: layer.oft_R[adapter].weight)
+    _layer_obstacle = staticmethod(call_obstacle)
+    _adapter_obstacle = staticmethod(_adapter_obstacle)
+    _compute = staticmethod(_compute)
+
+
+_CLASSES = FusedClasses(__name__, "peft.tuners.oft", FusedOft, {"layer": ("Linear",)})
+__getattr__ = _CLASSES.by_name
+
+OFT = Method(
+    "oft",
+    "OFT",
+    peft_layer.OFTLayer,
+    _CLASSES,
+    lambda layer: layer.oft_R,
+    lambda stock, layer: call_obstacle(layer),
+    _adapter_obstacle,
+    _how,
+)
