@@ -43,7 +43,10 @@ def _compute(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor:
     dtype = x.dtype
     x = wide_between(x, len(adapters))
     for adapter in adapters:
-        blocks, transpose = _rotation(layer.oft_R[adapter], rotation_dtype(x))
+        rotation = layer.oft_R[adapter]
+        if rotation.use_cayley_neumann and rotation.num_cayley_neumann_terms <= 1:
+            continue  # a series of one term is I, and has no gradient
+        blocks, transpose = _rotation(rotation, rotation_dtype(x))
         x = block_diagonal_apply(x, blocks, transpose=transpose)
     return layer.base_layer(x.to(dtype)).to(dtype)
 
@@ -55,7 +58,7 @@ def _rotation(rotation: nn.Module, dtype: torch.dtype) -> tuple[Tensor, bool]:
         _constrain(skew, rotation.eps)
         skew = skew.clone()  # the next forward writes the weight again, perhaps before this one's backward
     if rotation.use_cayley_neumann:
-        terms = max(rotation.num_cayley_neumann_terms, 1)
+        terms = rotation.num_cayley_neumann_terms
         return cayley(skew.to(dtype), rotation.block_size, method="neumann", terms=terms), False
     return cayley(skew.to(dtype), rotation.block_size), True
 
