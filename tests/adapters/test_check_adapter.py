@@ -152,17 +152,62 @@ class Bypass(LoRA):
         return F.linear(x, base.weight + delta, base.bias)
 
 
+class ResetsOnce(LoRA):
+    """Does nothing when it is reset again, as ``restart`` does."""
+
+    def reset_parameters(self, base_layer):
+        if not hasattr(self, "done"):
+            super().reset_parameters(base_layer)
+        self.done = True
+
+
+class HalfReset(LoRA):
+    """Leaves one factor as the allocator gave it."""
+
+    def reset_parameters(self, base_layer):
+        nn.init.zeros_(self.up)
+
+
+class WideMerged(LoRA):
+    """Merges into the dtype of its parameters."""
+
+    def merged(self, weight):
+        return weight + self.delta()
+
+
+class Remembering(LoRA):
+    """Computes its merged weight once."""
+
+    def merged(self, weight):
+        if not hasattr(self, "cached"):
+            self.cached = super().merged(weight).detach()
+        return self.cached
+
+
+class Holding(LoRA):
+    """Keeps the base layer."""
+
+    def __init__(self, base_layer, r):
+        super().__init__(base_layer, r)
+        self.base = base_layer
+
+
 class Unfinished(Adapter):
     """Has neither parameters nor methods."""
 
 
 BROKEN = [
     (Loud, "neutral", r"the output of a new layer in training differs by up to \d"),
+    (ResetsOnce, "reset", "reset_parameters did not fill down, up"),
+    (HalfReset, "reset", "reset_parameters did not fill down"),
     (Idle, "learns", "unused is trained but got no gradient"),
     (WrongGradient, "gradients", r"gradients: the gradient of adapters.default.down: .*numerical:\S+ analytical:\S+"),
     (HalfMerged, "merge", r"the output of the merged layer differs by up to \d"),
+    (Remembering, "merge", r"trained on and was merged again differs by up to \d"),
+    (WideMerged, "unmerge", r"TypeError: AdaptedLinear.merge: the merged weight is torch.float32 \(10, 12\), expected"),
     (MergedInPlace, "unmerge", r"after unmerge\(\)|the state_dict of a merged layer: \d+ bytes of base_layer.weight"),
     (Scribbler, "frozen", r"the base layer in a training step: \d+ bytes of weight changed"),
+    (Holding, "frozen", "the adapter holds the base layer's tensors: base.weight, base.bias"),
     (InputScaler, "frozen", r"the input: \d+ bytes of x changed"),
     (HostBranch, "compile", "data-dependent"),
     (Forgetful, "state_dict", r"the layer that loaded the state_dict: \d+ bytes of output changed"),
@@ -213,6 +258,16 @@ def test_it_repeats_and_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(123)
     assert check_adapter(LoRA, r=4, dropout=0.5, only=["merge", "dtypes"]) == findings
+
+
+@pytest.mark.parametrize("wrong", [None, nn.Linear, "LoRA", object()])
+def test_what_is_no_adapter_class_raises(wrong):
+    with pytest.raises(TypeError, match="check_adapter: adapter_class is .*, expected a subclass of Adapter"):
+        check_adapter(wrong)
+
+
+def test_one_check_by_name():
+    assert list(check_adapter(LoRA, r=4, only="merge")) == ["merge"]
 
 
 def test_an_unknown_check_raises():

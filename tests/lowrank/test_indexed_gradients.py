@@ -1,5 +1,7 @@
 """Derivatives of lowrank_linear_indexed in float64, what is kept for them, and torch's machinery around it."""
 
+from functools import partial
+
 import pytest
 import torch
 from indexed_cases import IndexedCase, exact_indexed, make_case
@@ -140,6 +142,25 @@ def test_vmap_over_rows_and_index_is_one_call(dim):
     torch.testing.assert_close(ours, torch.stack(exact))
     shared = torch.vmap(lambda x: layer(x, indices[0]), in_dims=dim)(xs)
     torch.testing.assert_close(shared[2], layer(xs.select(dim, 2), indices[0], exact_indexed))
+
+
+def test_vmap_of_the_twin_over_rows_index_and_ranks():
+    """The twin looks at what index and ranks hold before any work, under vmap too."""
+    case = make_case(CPU, torch.float64, (5,), hidden=0.5)
+    xs, indices = torch.randn(3, 5, 33, dtype=torch.float64), torch.randint(-1, 4, (3, 5))
+    ranks = torch.stack([case.ranks, torch.zeros_like(case.ranks), case.ranks.clamp(max=1)])
+
+    def loss(x, index, rank, function=lrkernels.lowrank_linear_indexed):
+        return function(x, case.downs, case.ups, index, rank, case.scales).square().sum()
+
+    for of_one in (loss, torch.func.grad(loss)):
+        exact = partial(of_one, function=exact_indexed)
+        samples = [exact(*each) for each in zip(xs, indices, ranks, strict=True)]
+        torch.testing.assert_close(torch.vmap(of_one)(xs, indices, ranks), torch.stack(samples))
+    with pytest.raises(ValueError, match="index holds 4 for row"):
+        torch.vmap(loss)(xs, indices.clamp(min=0) * 0 + 4, ranks)
+    with pytest.raises(ValueError, match="ranks holds -1 for adapter"):
+        torch.vmap(loss)(xs, indices, ranks * 0 - 1)
 
 
 def test_vmap_over_factors():

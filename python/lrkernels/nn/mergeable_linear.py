@@ -107,6 +107,11 @@ class MergeableLinear(nn.Module):
         # A tensor made in inference mode could never take part in training again.
         with torch.inference_mode(False), torch.no_grad():
             merged = self._merged_with(base_weight)
+            if merged.dtype != base_weight.dtype or merged.shape != base_weight.shape:
+                raise TypeError(
+                    f"{name}: the merged weight is {merged.dtype} {tuple(merged.shape)}, expected "
+                    f"{base_weight.dtype} {tuple(base_weight.shape)}, as the base layer's"
+                )
             if not torch.isfinite(merged).all():
                 raise ValueError(f"{name}: the merged weight has NaN or Inf in {merged.dtype}; nothing was changed")
         return merged

@@ -44,7 +44,15 @@ def _per_adapter(op: str, name: str, tensor: Tensor, downs: Tensor) -> None:
         )
 
 
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor behind those of torch.func's transforms, with every batch: what it holds can be looked at."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _values(op: str, index: Tensor, ranks: Tensor | None, adapters: int, rank: int) -> None:
+    index = _unwrapped(index)
     wrong = ((index < -1) | (index >= adapters)).flatten().nonzero()
     if wrong.numel():
         row = int(wrong[0])
@@ -54,6 +62,7 @@ def _values(op: str, index: Tensor, ranks: Tensor | None, adapters: int, rank: i
         )
     if ranks is None:
         return
+    ranks = _unwrapped(ranks).flatten()
     wrong = ((ranks < 0) | (ranks > rank)).nonzero()
     if wrong.numel():
         adapter = int(wrong[0])

@@ -96,6 +96,33 @@ def check_neutral(subject: Subject) -> str:
     return require_close("the output of a new layer", layer.eval()(x), original(x))
 
 
+def check_reset(subject: Subject) -> str:
+    """reset_parameters fills every tensor of the adapter, at every call, so that the layer computes its base again."""
+    layer, x = subject.trained(), subject.input()
+    shared = {id(t) for option in (*subject.args, *subject.options.values()) for t in _tensors(option)}
+    own = {name: t for name, t in _named_tensors(layer.adapter) if t.is_floating_point() and id(t) not in shared}
+    base_output = layer.base_layer(x)
+    for _ in range(2):
+        with torch.no_grad():
+            for tensor in own.values():
+                tensor.fill_(torch.nan)
+        layer.reset_parameters()
+        left = [name for name, tensor in own.items() if not tensor.isfinite().all()]
+        require(not left, f"reset_parameters did not fill {', '.join(left)}")
+        finding = require_close("the output after reset_parameters", layer(x), base_output)
+        for parameter in trained_parameters(layer):
+            nn.init.normal_(parameter, std=0.5)
+    return finding
+
+
+def _tensors(option: Any) -> list[Tensor]:
+    return [t for _, t in _named_tensors(option)] if isinstance(option, nn.Module) else [option]
+
+
+def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
 def check_learns(subject: Subject) -> str:
     """Every trained parameter gets a finite gradient that is not zero, and the base layer gets none."""
     layer = subject.trained().train()
@@ -147,7 +174,14 @@ def check_merge(subject: Subject) -> str:
     require(effect > 1e-3, f"random parameters change the output by {effect:.3g} only; let prepare= turn the update on")
     require_close("layer.weight", layer.weight, layer.to_linear().weight)
     layer.merge()
-    return require_close("the output of the merged layer", layer(x), expected)
+    require_close("the output of the merged layer", layer(x), expected)
+    layer.unmerge()
+    with torch.no_grad():
+        for parameter in trained_parameters(layer):
+            parameter.mul_(0.75)
+    expected = layer(x)
+    layer.merge()
+    return require_close("the output of the layer that trained on and was merged again", layer(x), expected)
 
 
 def check_unmerge(subject: Subject) -> str:
@@ -155,8 +189,10 @@ def check_unmerge(subject: Subject) -> str:
     layer, x = subject.trained(torch.bfloat16), subject.input(dtype=torch.bfloat16)
     if not layer.mergeable:
         return "cannot be merged"
-    state, output = bits(layer.state_dict()), bits({"output": layer(x)})
+    output_then = layer(x)
+    state, output = bits(layer.state_dict()), bits({"output": output_then})
     layer.merge()
+    require_close("the output of the layer merged in bfloat16", layer(x), output_then, relative=0.05)
     require_same_bits("the state_dict of a merged layer", layer.state_dict(), state)
     layer.unmerge()
     require_same_bits("after unmerge(), the state_dict", layer.state_dict(), state)
@@ -165,12 +201,18 @@ def check_unmerge(subject: Subject) -> str:
 
 
 def check_frozen(subject: Subject) -> str:
-    """replace_linear leaves the adapter alone to train, and a training step changes neither base layer nor input."""
+    """replace_linear leaves the adapter alone to train, and a training step changes neither base layer nor input.
+
+    The adapter holds no tensor of the base layer, which would be in every state_dict twice.
+    """
     model = nn.ModuleDict({"layer": subject.base(), "other": subject.base()})
     before = bits(model["layer"].state_dict())
     replace_linear(model, subject.wrap, target_modules=["layer"])
     layer, x = model["layer"], subject.input()
     own = {f"layer.adapters.default.{n}" for n, p in layer.adapter.named_parameters() if p.requires_grad}
+    base_tensors = {id(tensor) for _, tensor in _named_tensors(layer.base_layer)}
+    held = [name for name, tensor in _named_tensors(layer.adapter) if id(tensor) in base_tensors]
+    require(not held, f"the adapter holds the base layer's tensors: {', '.join(held)}")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     require(trained == own, f"after replace_linear {sorted(trained)} train, expected {sorted(own)}")
     if subject.prepare is not None:
@@ -278,6 +320,7 @@ def check_base_forward(subject: Subject) -> str:
 
 CHECKS: dict[str, Callable[[Subject], str]] = {
     "neutral": check_neutral,
+    "reset": check_reset,
     "learns": check_learns,
     "gradients": check_gradients,
     "merge": check_merge,
@@ -296,7 +339,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 def check_adapter(
     adapter_class: type[Adapter],
     *args: Any,
-    only: Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
     prepare: Callable[[Adapter], None] | None = None,
     in_features: int = 12,
     out_features: int = 10,
@@ -307,16 +350,20 @@ def check_adapter(
         for name, finding in check_adapter(LoRA, r=4, alpha=8).items():
             print(f"{name}: {finding}")
 
-    neutral (a new layer computes what its base did), learns, gradients (against finite differences in float64), merge
-    (= forward), unmerge (the same bits), frozen, compile (fullgraph; clears torch.compile's caches), state_dict,
-    copies, meta, dtypes, shapes, base_forward: the docstring of ``check_NAME`` in this module says what each asks.
+    neutral (a new layer computes what its base did), reset (and does again after reset_parameters), learns, gradients
+    (against finite differences in float64), merge (= forward), unmerge (the same bits), frozen, compile (fullgraph;
+    clears torch.compile's caches), state_dict, copies, meta, dtypes, shapes, base_forward: the docstring of
+    ``check_NAME`` in this module says what each asks.
     ``only`` names those to run. ``prepare(adapter)`` is called where the update has to be at work, after its parameters
     were drawn at random; one that is held at zero by something else (a ramp, a mask) is switched on there.
 
     Runs on the CPU, repeats exactly, and leaves torch's generator as it was. Returns what was found, a line a check.
-    Raises AssertionError with a line for every check that failed, ValueError for an unknown name in ``only``.
+    Raises AssertionError with a line for every check that failed, ValueError for an unknown name in ``only``, TypeError
+    where ``adapter_class`` is no subclass of ``Adapter``.
     """
-    names = list(CHECKS) if only is None else list(only)
+    if not (isinstance(adapter_class, type) and issubclass(adapter_class, Adapter)):
+        raise TypeError(f"check_adapter: adapter_class is {adapter_class!r}, expected a subclass of Adapter")
+    names = list(CHECKS) if only is None else [only] if isinstance(only, str) else list(only)
     if unknown := [name for name in names if name not in CHECKS]:
         raise ValueError(f"check_adapter: unknown checks {unknown}, expected some of {list(CHECKS)}")
     subject = Subject(adapter_class, in_features, out_features, prepare, args, options)
