@@ -3,6 +3,8 @@
 from lrkernels.nn import givens_schedule
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.lowrank_linear import LowRankLinear
+from lrkernels.nn.orthogonal_linear import OrthogonalLinear
+from lrkernels.nn.orthogonal_parametrization import orthogonal
 from lrkernels.nn.psoft_linear import PSOFTLinear
 from lrkernels.nn.replace import replace_linear
 from lrkernels.nn.replace_report import Replacement, ReplaceReport
@@ -16,6 +18,7 @@ from lrkernels.nn.rotations import (
     Rotation,
     project_after_steps,
 )
+from lrkernels.nn.sandwich_linear import SandwichLinear
 
 __all__ = [
     "BOFTLinear",
@@ -25,12 +28,15 @@ __all__ = [
     "LoRALinear",
     "LowRankLinear",
     "OFTLinear",
+    "OrthogonalLinear",
     "PSOFTLinear",
     "ReplaceReport",
     "Replacement",
     "RotatedLinear",
     "Rotation",
+    "SandwichLinear",
     "givens_schedule",
+    "orthogonal",
     "project_after_steps",
     "replace_linear",
 ]
