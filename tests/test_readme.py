@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
 
-def blocks(language: str) -> list[str]:
-    if not README.exists():
+def blocks(language: str, page: Path = README) -> list[str]:
+    if not page.exists():
         pytest.skip("the tests run outside the source tree")
     return [
         code
-        for found, code in re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for found, code in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         if found == language
     ]
 

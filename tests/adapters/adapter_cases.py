@@ -14,6 +14,7 @@ from lrkernels.adapters import (
     HRA,
     OFT,
     PSOFT,
+    SORSA,
     AdaLoRA,
     AdaptedLinear,
     Adapter,
@@ -72,6 +73,7 @@ CASES = {
         Case(HRA, {"r": 4}),
         Case(GOFT),
         Case(PSOFT, {"r": 4}, {"dropout": 0.25}),
+        Case(SORSA, {"r": 4, "alpha": 6.0}, {"dropout": 0.25}),
     )
 }
 

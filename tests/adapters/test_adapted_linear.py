@@ -228,7 +228,7 @@ def test_replace_linear_takes_each(name):
     own = {id(p) for layer in layers for p in layer.adapters.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained and all(id(p) in own for p in trained)
-    assert (name in ("LoRAFA", "VeRA", "PiSSA", "LoRAXS", "PSOFT")) == any(
+    assert (name in ("LoRAFA", "VeRA", "PiSSA", "LoRAXS", "PSOFT", "SORSA")) == any(
         not p.requires_grad for layer in layers for p in layer.adapters.parameters()
     ), "constants of an adapter stay constant"
     with pytest.raises(ValueError, match="matches 0, which is a AdaptedLinear already"):

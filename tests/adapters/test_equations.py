@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from adapter_cases import CASES, MULTIPLICATIVE
 from torch import nn
 
-from lrkernels.adapters import DoRA, LoRAFA, LoRAXS, PiSSA, SingLoRA, VeRA, VeRAFactors
+from lrkernels.adapters import SORSA, DoRA, LoRAFA, LoRAXS, PiSSA, SingLoRA, VeRA, VeRAFactors
 
 
 def leading_triplets(weight: torch.Tensor, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,6 +53,11 @@ def psoft_weight(p, weight):
     return weight - up @ down + up @ core @ down
 
 
+def sorsa_weight(p, weight):
+    u, s, vh = leading_triplets(weight, 4)
+    return weight - 1.5 * torch.from_numpy(u * s @ vh) + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"]
+
+
 # The weight that acts, as a function of the adapter's parameters and the base weight; alpha / r = 6 / 4.
 WEIGHTS = {
     "LoRA": lambda p, weight: weight + 6.0 / 2.0 * p["up"] @ p["down"],  # rslora: alpha / √r
@@ -72,6 +77,7 @@ WEIGHTS = {
     "HRA": lambda p, weight: weight @ dense.householder(p["rotation.vectors"]),
     "GOFT": goft_weight,
     "PSOFT": psoft_weight,
+    "SORSA": sorsa_weight,
 }
 
 
@@ -237,3 +243,14 @@ def test_vera_factors_serve_layers_of_any_smaller_size_and_repeat():
         ValueError, match=r"VeRA: shared has factors \(5, 20\) and \(16, 5\), expected rank 5, at least 21"
     ):
         VeRA.wrap(nn.Linear(21, 9), r=5, shared=shared)
+
+
+def test_the_sorsa_penalty_is_zero_at_the_start():
+    adapter = SORSA.wrap(nn.Linear(12, 10, dtype=torch.float64), r=4).adapter
+    assert adapter.penalty() < 1e-12
+    with torch.no_grad():
+        adapter.up.mul_(2.0)  # upᵀ·up = 4I: ‖3I‖ = 3·√4
+        adapter.down[1].copy_(adapter.down[0])  # two entries of 1 off the diagonal
+    torch.testing.assert_close(adapter.penalty(), torch.tensor(6.0 + 2.0**0.5, dtype=torch.float64))
+    adapter.penalty().backward()
+    assert adapter.up.grad.isfinite().all() and adapter.down.grad.any() and adapter.gate.grad is None

@@ -22,6 +22,7 @@ from lrkernels.adapters.rank_allocator import RankAllocator
 from lrkernels.adapters.relora import restart
 from lrkernels.adapters.rotation_adapter import RotationAdapter
 from lrkernels.adapters.singlora import SingLoRA, count_steps
+from lrkernels.adapters.sorsa import SORSA
 from lrkernels.adapters.vera import VeRA, VeRAFactors
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "HRA",
     "OFT",
     "PSOFT",
+    "SORSA",
     "AdaLoRA",
     "AdaptedLinear",
     "Adapter",

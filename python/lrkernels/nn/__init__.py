@@ -1,8 +1,18 @@
 """Modules built on lrkernels.ops, and ``replace_linear`` to put them in the place of a model's layers."""
 
 from lrkernels.nn import givens_schedule
+from lrkernels.nn.initialization import delta_orthogonal_, lsuv_, zero_one_
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.lowrank_linear import LowRankLinear
+from lrkernels.nn.orthogonal_linear import OrthogonalLinear
+from lrkernels.nn.orthogonal_parametrization import orthogonal
+from lrkernels.nn.orthogonality import (
+    convolution_orthogonality,
+    double_soft_orthogonality,
+    mutual_coherence,
+    soft_orthogonality,
+    spectral_isometry,
+)
 from lrkernels.nn.psoft_linear import PSOFTLinear
 from lrkernels.nn.replace import replace_linear
 from lrkernels.nn.replace_report import Replacement, ReplaceReport
@@ -16,6 +26,8 @@ from lrkernels.nn.rotations import (
     Rotation,
     project_after_steps,
 )
+from lrkernels.nn.row_conditioning import condition_rows
+from lrkernels.nn.sandwich_linear import SandwichLinear
 
 __all__ = [
     "BOFTLinear",
@@ -25,12 +37,24 @@ __all__ = [
     "LoRALinear",
     "LowRankLinear",
     "OFTLinear",
+    "OrthogonalLinear",
     "PSOFTLinear",
     "ReplaceReport",
     "Replacement",
     "RotatedLinear",
     "Rotation",
+    "SandwichLinear",
+    "condition_rows",
+    "convolution_orthogonality",
+    "delta_orthogonal_",
+    "double_soft_orthogonality",
     "givens_schedule",
+    "lsuv_",
+    "mutual_coherence",
+    "orthogonal",
     "project_after_steps",
     "replace_linear",
+    "soft_orthogonality",
+    "spectral_isometry",
+    "zero_one_",
 ]

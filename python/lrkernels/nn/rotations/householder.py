@@ -57,7 +57,8 @@ class HouseholderLinear(RotatedLinear):
 
     ``rotation.vectors [r, in_features]`` (PEFT's ``hra_u``, transposed) start as equal pairs, so that R is the
     identity; r is even. W·Rᵀ − W has rank r at most: HRA is orthogonal and low-rank at once. Add
-    ``soft_orthogonality(layer.rotation.vectors.T)`` to a loss for the paper's regulariser. Else as ``RotatedLinear``.
+    ``soft_orthogonality(F.normalize(layer.rotation.vectors))`` to a loss for the paper's
+    regulariser. Else as ``RotatedLinear``.
 
         layer = HouseholderLinear(nn.Linear(4096, 4096), r=8)
 

@@ -81,3 +81,8 @@ def beside(x: Tensor, parameter: Tensor) -> Tensor:
 def wide(parameter: Tensor) -> Tensor:
     """A parameter in float32 or wider, for a map whose result should not carry its rounding."""
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Keeps autocast out of a block that computes a map of parameters."""
+    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # "meta" has no autocast
