@@ -10,7 +10,9 @@ from lrkernels.inspection import build_info, explain, force, trace
 from lrkernels.interop.peft import accelerate, restore
 from lrkernels.nn import replace_linear
 from lrkernels.ops import (
+    cayley_rectangular,
     givens_apply,
+    householder_apply,
     lowrank_expand,
     lowrank_linear,
     lowrank_linear_indexed,
@@ -31,9 +33,11 @@ def __getattr__(name: str):
 __all__ = [
     "accelerate",
     "build_info",
+    "cayley_rectangular",
     "explain",
     "force",
     "givens_apply",
+    "householder_apply",
     "lowrank_expand",
     "lowrank_linear",
     "lowrank_linear_indexed",

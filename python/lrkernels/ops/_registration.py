@@ -152,9 +152,9 @@ def register_second_derivative(name: str, reference: Callable) -> Callable:
                     arguments[position] = value
                 return reference(*arguments, **ctx.scalars.values)
 
-            _, vjp = torch.func.vjp(as_function_of, *(tensors[i] for i in positions))
+            outputs, vjp = torch.func.vjp(as_function_of, *(tensors[i] for i in positions))
             result = [None] * len(tensors)
-            for position, grad in zip(positions, vjp(grads), strict=True):
+            for position, grad in zip(positions, vjp(grads if isinstance(outputs, tuple) else grads[0]), strict=True):
                 result[position] = grad
             return None, *result
 
