@@ -125,6 +125,10 @@ Tensor matrix_of(const Tensor& tensor) {
   return stable::reshape(tensor, {flat_rows(tensor), tensor.size(tensor.dim() - 1)});
 }
 
+Tensor slice(Tensor tensor, int64_t dim, int64_t start, int64_t length) {
+  return stable::narrow(tensor, dim, start, length);
+}
+
 MatrixView matrix_view(const Tensor& tensor) {
   const int64_t dims = tensor.dim();
   MatrixView view;

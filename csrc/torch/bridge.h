@@ -46,6 +46,9 @@ Tensor row_operand(const Tensor& tensor, bool any_layout);
 /// [..., cols] as [rows, cols]: a view where the leading dimensions collapse, else a copy.
 Tensor matrix_of(const Tensor& tensor);
 
+/// A view of `length` entries of dimension `dim` from `start` on.
+Tensor slice(Tensor tensor, int64_t dim, int64_t start, int64_t length);
+
 /// Views of [..., cols] as a matrix; `collapsible` must hold. 1-D tensors are one row.
 MatrixView matrix_view(const Tensor& tensor);
 MatrixView optional_view(const OptionalTensor& tensor);

@@ -6,8 +6,10 @@
 #include <initializer_list>
 
 #include "lrk/build_info.h"
+#include "lrk/householder.h"
 #include "lrk/lowrank_indexed.h"
 #include "lrk/orthogonal.h"
+#include "lrk/square.h"
 #include "torch/plain.h"
 
 namespace lrk::binding {
@@ -67,6 +69,8 @@ std::vector<std::string> kernel_names() {
   add_kernel_names({&lowrank_cpu(), lowrank_cuda(), lowrank_cuda_emulated()}, names);
   add_kernel_names({&lowrank_indexed_cpu(), lowrank_indexed_cuda(), lowrank_indexed_cuda_emulated()}, names);
   add_kernel_names({&orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated()}, names);
+  add_kernel_names({&householder_cpu(), householder_cuda(), householder_cuda_emulated()}, names);
+  add_kernel_names({&square_cpu(), square_cuda(), square_cuda_emulated()}, names);
   return names;
 }
 

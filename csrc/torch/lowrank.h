@@ -31,6 +31,12 @@ class LowRankRunner {
   void factor_grad(const Tensor& s, const Tensor& x, const OptionalTensor& seed, double scale, double dropout,
                    const Tensor& grad);
 
+  /// out = added + scale * a b, matrices of one dtype and any strides; `added` may be `out`. On CUDA float32.
+  void product(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double scale);
+
+  /// For an op's own kernels between the products.
+  const Context& context() const { return execution_.context(); }
+
   /// A fresh [rows, cols] matrix for an intermediate s.
   Tensor branch(int64_t rows, int64_t cols) const { return empty({rows, cols}, branch_dtype_, on_); }
 

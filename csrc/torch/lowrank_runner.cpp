@@ -157,4 +157,20 @@ void LowRankRunner::factor_grad(const Tensor& s, const Tensor& x, const Optional
   run(op_, "factor_grad", backend_.plan_factor_grad, backend_.factor_grad, args, execution_.context());
 }
 
+void LowRankRunner::product(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b,
+                            double scale) {
+  if (!added && !any_layout_) {
+    // A sum of its own, which the CUDA kernel cuts where the output has too few tiles for the device.
+    return project(a, aten_transpose(b), std::nullopt, std::nullopt, scale, 0.0, out);
+  }
+  LinearArgs args;
+  args.s = matrix_view(a), args.up = matrix_view(b).transposed();
+  args.scale = scale;
+  args.y = mutable_view(out);
+  if (added) args.base = matrix_view(*added);
+  if (!planning() && backend_.library_linear(args, execution_.context()))
+    return library_product(out, added, a, b, scale);
+  run(op_, "linear", backend_.plan_linear, backend_.linear, args, execution_.context());
+}
+
 }  // namespace lrk::binding

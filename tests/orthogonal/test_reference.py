@@ -118,6 +118,23 @@ def test_householder_gradients():
     assert x_grad.isfinite().all() and v_grad.isfinite().all() and not v_grad[1].any()
 
 
+@pytest.mark.parametrize("of_result", (False, True))
+@pytest.mark.parametrize("transpose", (False, True))
+def test_householder_backward(transpose, of_result):
+    vectors = torch.randn(5, 6, dtype=torch.float64)
+    vectors[1], vectors[3] = vectors[1] * 1e-170, 0
+    vectors.requires_grad_()
+    x = torch.randn(3, 2, 6, dtype=torch.float64, requires_grad=True)
+    y = reference.householder_apply(x, vectors, transpose=transpose)
+    grad = torch.randn_like(y)
+    ours = reference.householder_backward(
+        grad, (y if of_result else x).detach(), vectors.detach(), transpose=transpose, of_result=of_result
+    )
+    for mine, automatic in zip(ours, torch.autograd.grad(y, (x, vectors), grad), strict=True):
+        torch.testing.assert_close(mine, automatic)
+    assert not ours[1][3].any() and ours[1][1].abs().max() > 1e160
+
+
 @pytest.mark.parametrize("shape", ((6, 4), (4, 6), (5, 5), (1, 1), (7, 1)))
 def test_cayley_rectangular(shape):
     weight = torch.randn(shape, dtype=torch.float64) * 3
@@ -130,6 +147,15 @@ def test_cayley_rectangular(shape):
     a, identity = u - u.T + v.T @ v, np.eye(cols)
     np.testing.assert_allclose(tall[:cols].numpy(), np.linalg.solve(identity + a, identity - a), atol=1e-12)
     np.testing.assert_allclose(tall[cols:].numpy(), -2 * v @ np.linalg.inv(identity + a), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ((6, 4), (2, 4, 6), (3, 5, 5), (7, 1), (3, 0), (0, 3, 2)))
+def test_cayley_rectangular_backward(shape):
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    q, inverse = reference.cayley_rectangular_saving(weight)
+    grad = torch.randn(shape, dtype=torch.float64)
+    (automatic,) = torch.autograd.grad(q, weight, grad)
+    torch.testing.assert_close(reference.cayley_rectangular_backward(grad, weight.detach(), inverse), automatic)
 
 
 def test_cayley_rectangular_of_a_square_is_torchs_parametrization():

@@ -136,28 +136,83 @@ def block_diagonal_backward(
     return dx, dblocks.to(blocks.dtype).contiguous()
 
 
+def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows v divided by their largest entry, so that squares neither overflow nor vanish; 2/‖v‖² of those, 0 for v = 0;
+    and what the rows were divided by."""
+    largest = vectors.detach().abs().amax(-1, keepdim=True) if vectors.shape[-1] else vectors.new_zeros(len(vectors), 1)
+    zero = largest == 0
+    largest = torch.where(zero, 1, largest)
+    v = vectors / largest
+    return v, torch.where(zero, 0, 2) / torch.where(zero, 1, v.square().sum(-1, keepdim=True)), largest
+
+
 def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) -> Tensor:
     """y = x·H₁·H₂···H_k with H = I − 2·vᵀv/‖v‖² of a row v, and H = I for v = 0; ``transpose`` reverses the order."""
-    y = x.to(_wide(x, vectors))
-    for v in reversed(vectors.to(y.dtype)) if transpose else vectors.to(y.dtype):
-        largest = v.detach().abs().amax() if v.numel() else v.sum()
-        zero = largest == 0
-        v = v / torch.where(zero, 1, largest)  # so that squares neither overflow nor vanish
-        twice = torch.where(zero, 0, 2) / torch.where(zero, 1, v.square().sum())
+    y = x.to(_wide(x, vectors), copy=True)
+    reflections = list(zip(*_scaled(vectors.to(y.dtype))[:2], strict=True))
+    for v, twice in reversed(reflections) if transpose else reflections:
         y = y - (twice * (y @ v)).unsqueeze(-1) * v
     return y.to(x.dtype).contiguous()
 
 
+def householder_backward(
+    grad: Tensor, rows: Tensor, vectors: Tensor, *, transpose: bool, of_result: bool
+) -> tuple[Tensor, Tensor]:
+    """dx and dvectors of :func:`householder_apply` from its input, or from its result (``of_result``), undone
+    reflection by reflection.
+
+    Of y = x − τ·(x·v)·v with τ = 2/‖v‖²: dv = −τ·((x·v)·g + (g·v)·x) + τ²·(x·v)·(g·v)·v, summed over the rows.
+    """
+    y = rows if of_result else householder_apply(rows, vectors, transpose=transpose)
+    wide = _wide(grad, vectors)
+    g, y = grad.to(wide).flatten(0, -2), y.to(wide).flatten(0, -2)
+    vs, taus, largest = _scaled(vectors.to(wide))
+    dvs = [torch.zeros_like(v) for v in vs]
+    for i in range(len(vs)) if transpose else reversed(range(len(vs))):
+        v, tau = vs[i], taus[i]
+        x_v, g_v = -(y @ v), g @ v  # H undoes itself, and turns v into −v
+        y = y + (tau * x_v).unsqueeze(-1) * v
+        dvs[i] = -tau * (x_v @ g + g_v @ y) + tau.square() * (x_v @ g_v) * v
+        g = g - (tau * g_v).unsqueeze(-1) * v
+    dvectors = torch.stack(dvs) / largest if dvs else torch.zeros_like(vectors, dtype=wide)
+    return g.view(grad.shape).to(grad.dtype), dvectors.to(vectors.dtype)
+
+
 def cayley_rectangular(weight: Tensor) -> Tensor:
-    """Orthonormal columns from any ``[rows, cols]`` with rows ≥ cols (else orthonormal rows).
+    """Orthonormal columns from any ``[..., rows, cols]`` with rows ≥ cols (else orthonormal rows).
 
     With weight = [U; V], U square: A = U − Uᵀ + VᵀV and the result is [(I + A)⁻¹(I − A); −2V(I + A)⁻¹].
     """
-    if weight.shape[-2] < weight.shape[-1]:
-        return cayley_rectangular(weight.mT).mT.contiguous()
-    w = weight.to(_wide(weight))
+    return cayley_rectangular_saving(weight)[0]
+
+
+def _cayley_inverse(w: Tensor) -> Tensor:
     cols = w.shape[-1]
     u, v = w[..., :cols, :], w[..., cols:, :]
-    identity = torch.eye(cols, dtype=w.dtype, device=w.device)
-    inverse = torch.linalg.inv(identity + u - u.mT + v.mT @ v)
-    return torch.cat([2 * inverse - identity, -2 * v @ inverse], dim=-2).to(weight.dtype)
+    return torch.linalg.inv(torch.eye(cols, dtype=w.dtype, device=w.device) + u - u.mT + v.mT @ v)
+
+
+def cayley_rectangular_saving(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`cayley_rectangular` and Z = (I + A)⁻¹ (of the transposed weight where that is tall), which its gradient
+    needs; float32 or wider."""
+    wide = weight.shape[-2] < weight.shape[-1]
+    w = (weight.mT if wide else weight).to(_wide(weight))
+    inverse = _cayley_inverse(w)
+    identity = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+    q = torch.cat([2 * inverse - identity, -2 * w[..., w.shape[-1] :, :] @ inverse], dim=-2)
+    return (q.mT if wide else q).to(weight.dtype).contiguous(), inverse
+
+
+def cayley_rectangular_backward(grad: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """dweight from Z = (I + A)⁻¹: with grad = [G₁; G₂], dZ = 2G₁ − 2VᵀG₂ and dA = −Zᵀ·dZ·Zᵀ, dU = dA − dAᵀ and
+    dV = −2G₂Zᵀ + V(dA + dAᵀ).
+
+    ``inverse`` is computed again here: a derivative of this function then has the part that goes through it.
+    """
+    wide = weight.shape[-2] < weight.shape[-1]
+    g, w = ((t.mT if wide else t).to(_wide(weight)) for t in (grad, weight))
+    cols = w.shape[-1]
+    z, v = _cayley_inverse(w).mT, w[..., cols:, :]
+    da = -z @ (2 * g[..., :cols, :] - 2 * v.mT @ g[..., cols:, :]) @ z
+    dw = torch.cat([da - da.mT, -2 * g[..., cols:, :] @ z + v @ (da + da.mT)], dim=-2)
+    return (dw.mT if wide else dw).to(weight.dtype).contiguous()

@@ -77,3 +77,27 @@ def check_block_diagonal(op: str, x: Tensor, blocks: Tensor, transpose: bool = F
             f"because x is {tuple(x.shape)}"
         )
     checks._kind(op, "blocks", blocks, "x", x, True)
+
+
+def check_householder(op: str, x: Tensor, vectors: Tensor, transpose: bool = False) -> None:
+    checks._tensor(op, "x", x)
+    checks._tensor(op, "vectors", vectors)
+    checks._activation(op, "x", x)
+    checks._matrix(op, "vectors", vectors, "(reflections, features)")
+    if vectors.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"{op}: vectors has shape {tuple(vectors.shape)}, expected (reflections, {x.shape[-1]}) because x is "
+            f"{tuple(x.shape)}"
+        )
+    checks._kind(op, "vectors", vectors, "x", x, True)
+
+
+def check_cayley_rectangular(op: str, weight: Tensor) -> None:
+    checks._tensor(op, "weight", weight)
+    if weight.dtype not in checks.KERNEL_DTYPES:
+        raise TypeError(
+            f"{op}: weight has dtype {weight.dtype}, expected torch.float32, torch.float64, torch.bfloat16 or "
+            "torch.float16"
+        )
+    if weight.dim() < 2:
+        raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}, expected (..., rows, cols)")
