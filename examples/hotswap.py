@@ -13,6 +13,7 @@ The base model is a random Llama and the adapters are random, so nothing is down
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def requests() -> list[tuple[str, Tensor]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         write_adapters(Path(temporary))
         pairs = zip(switching(Path(temporary), requests()), swapping(Path(temporary), requests()), strict=True)

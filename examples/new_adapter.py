@@ -5,6 +5,7 @@ python examples/new_adapter.py
 
 from __future__ import annotations
 
+import argparse
 from functools import partial
 
 import torch
@@ -66,4 +67,5 @@ def main(steps: int = 100) -> list[float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -9,7 +9,7 @@ put ``AutoModelForCausalLM.from_pretrained(...)`` in its place.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -73,8 +73,10 @@ def main(folder: Path, steps: int = 30) -> dict:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="where checkpoints go, made if missing; default: nowhere")
+    folder = parser.parse_args().folder
+    if folder is not None and folder.exists() and not folder.is_dir():
+        parser.error(f"{folder} is no folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        main(folder or Path(temporary))

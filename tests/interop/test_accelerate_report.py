@@ -182,7 +182,7 @@ def test_restore():
 def test_other_methods_of_peft_are_listed():
     config = peft.IA3Config(target_modules=["first"], feedforward_modules=[])
     report = lrkernels.accelerate(peft.get_peft_model(TwoLayers(), config))
-    assert report.layers == [LayerReport("base_model.model.first", "Linear", False, "not LoRA, OFT, BOFT or HRA")]
+    assert report.layers == [LayerReport("base_model.model.first", "ia3.Linear", False, "not LoRA, OFT, BOFT or HRA")]
 
 
 def test_a_subclass_of_peft_s_layer_is_not_taken_for_it():

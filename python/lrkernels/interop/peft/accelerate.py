@@ -55,7 +55,10 @@ def accelerate(model: nn.Module, *, strict: bool = False) -> AccelerateReport:
         raise TypeError(f"accelerate: model is {type(model).__name__}, expected an nn.Module")
     found = _peft_layers(model, "accelerate")
     if not found:
-        raise ValueError("accelerate: the model has no PEFT layer; call peft.get_peft_model first")
+        raise ValueError(
+            "accelerate: the model has no PEFT layer; call peft.get_peft_model first (prompt tuning and its relatives "
+            "adapt no layer)"
+        )
     from lrkernels.interop.peft.examine import examine, fused_class
     from lrkernels.interop.peft.fused_class import stock_class
 

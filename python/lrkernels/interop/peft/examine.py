@@ -26,8 +26,8 @@ def examine(model: nn.Module, name: str, layer: nn.Module) -> LayerReport:
     method = _method(stock)
     if method is None:
         titles = [each.title for each in _METHODS]
-        return LayerReport(name, stock.__name__, False, f"not {', '.join(titles[:-1])} or {titles[-1]}")
-    kind = f"{method.name}.{stock.__name__}"
+        return LayerReport(name, _kind(stock), False, f"not {', '.join(titles[:-1])} or {titles[-1]}")
+    kind = _kind(stock)
     parent = model.get_submodule(name.rpartition(".")[0])
     reason = _obstacle(method, stock, layer, parent)
     if reason is not None:
@@ -39,6 +39,12 @@ def examine(model: nn.Module, name: str, layer: nn.Module) -> LayerReport:
         return LayerReport(name, kind, False, reasons or "it has no adapter")
     fused = [adapter for adapter in obstacles if adapter not in left_to_peft]
     return LayerReport(name, kind, True, method.how(layer, fused, not left_to_peft), left_to_peft)
+
+
+def _kind(stock: type) -> str:
+    """ "lora.Linear" of peft.tuners.lora.layer.Linear."""
+    package = stock.__module__.removeprefix("peft.tuners.").partition(".")[0]
+    return f"{package}.{stock.__name__}"
 
 
 def _method(stock: type) -> Method | None:

@@ -19,7 +19,7 @@ from lrkernels.interop.peft.fused_class import FusedClasses, FusedForward
 from lrkernels.interop.peft.lora_eligibility import adapter_obstacle, base_obstacle, layer_obstacle
 from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.mixed_batch import adapters_of_batch, add_indexed, can_index
-from lrkernels.interop.peft.weights import adapter_layers, dense_weight
+from lrkernels.interop.peft.weights import adapter_layers, dense_weight, is_ordinary
 from lrkernels.nn.base_layer import factors_beside
 from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES, KERNEL_DTYPES
@@ -187,8 +187,13 @@ def _obstacle(stock: type, layer: nn.Module) -> str | None:
     return layer_obstacle(layer)
 
 
+def _base_name(base: nn.Module) -> str:
+    weight = base._parameters.get("weight")
+    return type(base).__name__ + ("" if weight is None or is_ordinary(weight) else f" of {type(weight).__name__}")
+
+
 def _how(layer: nn.Module, fused: list[str], all_fused: bool) -> str:
-    base = type(layer.base_layer).__name__
+    base = _base_name(layer.base_layer)
     dora = [adapter for adapter in fused if is_dora(layer, adapter)]
     if dora:
         if all_fused and len(dora) == len(fused):
