@@ -123,6 +123,4 @@ def _check_permutations(name: str, boft_p: Tensor, features: int, block: int, fa
     order = torch.arange(features)
     expected = torch.stack([interleave_halves(order, block // 2, i) if i else order for i in range(factors)])
     if boft_p.shape != (factors, features, features) or not torch.equal(boft_p.argmax(1), expected):
-        raise ValueError(
-            f"boft_P of '{name}' holds other permutations than {factors} factors of blocks of {block} have"
-        )
+        raise ValueError(f"boft_P of '{name}' holds other permutations than those of {factors} factors of {block}")

@@ -42,6 +42,7 @@ class Kind(ABC):
 
     def explain_key(self, key: str) -> str | None:
         """Why the file of another version or layer has this key, where that is known."""
+        return None
 
     @abstractmethod
     def convert(

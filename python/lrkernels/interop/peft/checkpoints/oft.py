@@ -1,7 +1,7 @@
 """OFT in PEFT's checkpoints.
 
-    oft_R [in / block, block·(block − 1) / 2], or [1, …] with block_share: our skew, and its negative with PEFT's exact map,
-    which is (I − Q)(I + Q)⁻¹
+    oft_R [in / block, block·(block − 1) / 2], or [1, …] with block_share: our skew, and its negative with PEFT's exact
+    map, which is (I − Q)(I + Q)⁻¹
 
 Before 0.18 PEFT's Neumann series ended in twice its last power (peft #2805), and configs did not name their version.
 """

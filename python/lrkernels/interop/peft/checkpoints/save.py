@@ -31,8 +31,8 @@ def save_adapter(
 
     Every :class:`lrkernels.nn.LoRALinear` of the model is written, with ranks, alphas, rslora and dropout, or every
     ``OFTLinear``, ``BOFTLinear`` or ``HouseholderLinear``, of which PEFT has one setting for all layers. ``bias``
-    "lora_only" ("oft_only", ...) adds the biases of these layers, "all" every bias of the model, for models that trained
-    them; other parameters are not written. ``task_type`` and ``base_model_name_or_path`` (the model's own
+    "lora_only" ("oft_only", ...) adds the biases of these layers, "all" every bias of the model, for models that
+    trained them; other parameters are not written. ``task_type`` and ``base_model_name_or_path`` (the model's own
     ``name_or_path`` unless given) go to the config, and so does ``fan_in_fan_out``, which PEFT wants to be told where
     its base model has Conv1D layers, as only LoRA may. Both files are written beside and put in place at the end, one
     after the other; an error before that leaves the folder as it was.
