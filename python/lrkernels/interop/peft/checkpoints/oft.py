@@ -156,9 +156,10 @@ class OFTKind(RotationKind):
 
         eps = common("coft_eps")
         old = same_for_all("the series", {name: type(r) is NeumannBefore018 for name, r in rotations.items()})
+        number, size = _size_for_all({(r.features, r.block_size) for r in rotations.values()})
         return {
-            "r": 0,
-            "oft_block_size": _size_for_all({(r.features, r.block_size) for r in rotations.values()}),
+            "r": number,
+            "oft_block_size": size,
             "use_cayley_neumann": common("method") == "neumann",
             "num_cayley_neumann_terms": common("terms"),
             "block_share": common("block_share"),
@@ -169,9 +170,13 @@ class OFTKind(RotationKind):
         } | ({} if eps is None else {"eps": eps})
 
 
-def _size_for_all(sizes: set[tuple[int, int]]) -> int:
-    """The size that PEFT turns into these block sizes, by features; it has one for all layers."""
-    for wanted in sorted({block for _, block in sizes}) + list(range(1, max(features for features, _ in sizes) + 1)):
+def _size_for_all(sizes: set[tuple[int, int]]) -> tuple[int, int]:
+    """The r and oft_block_size that PEFT turns into these block sizes, by features; it has one for all layers."""
+    largest = max(features for features, _ in sizes)
+    for wanted in (*sorted({block for _, block in sizes}), *range(1, largest + 1)):
         if all(_nearest_divisor(features, wanted) == block for features, block in sizes):
-            return wanted
+            return 0, wanted
+    for wanted in range(1, largest + 1):
+        if all(features // _nearest_divisor(features, wanted) == block for features, block in sizes):
+            return wanted, 0
     raise ValueError(f"block sizes differ between layers, and PEFT has one for all: {sorted(sizes)} (features, block)")
