@@ -8,9 +8,11 @@ Before 0.18 PEFT's Neumann series ended in twice its last power (peft #2805), an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,13 +91,13 @@ class OFTConfig(AdapterConfig):
 
 def _nearest_divisor(features: int, wanted: int) -> int:
     """PEFT's adjustment of a size that does not divide the features: the nearest that does, the lower of two."""
-    if wanted == 0:
-        return 0
-    if wanted >= features:
-        return features
-    higher = next(size for size in range(wanted, features + 1) if features % size == 0)
-    lower = next(size for size in range(wanted, 0, -1) if features % size == 0)
-    return lower if wanted - lower <= higher - wanted else higher
+    return 0 if wanted == 0 else min(_divisors(features), key=lambda size: (abs(size - wanted), size))
+
+
+@cache
+def _divisors(number: int) -> tuple[int, ...]:
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return tuple(sorted({*small, *(number // size for size in small)}))
 
 
 class OFTKind(RotationKind):
