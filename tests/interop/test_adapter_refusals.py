@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from checkpoint_files import CONFIG, WEIGHTS, safetensors, state, write
 from peft_models import TwoLayers, lora_config, peft, peft_layers
 from torch import nn
 
@@ -16,9 +17,6 @@ import lrkernels
 from lrkernels.interop.peft import load_adapter, save_adapter
 from lrkernels.nn import LoRALinear
 
-safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FIRST_A = f"{PREFIX}first.lora_A.weight"
 
@@ -31,26 +29,12 @@ def checkpoint():
     return {**config, "target_modules": ["first", "second"]}, tensors
 
 
-def write(folder, config, tensors):
-    folder.mkdir(exist_ok=True)
-    (folder / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
-    safetensors.save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
-    return folder
-
-
 def models():
     """A plain model, one with LoRALinear layers, and one with a layer of each kind."""
     plain, replaced, mixed = TwoLayers(), TwoLayers(), TwoLayers()
     lrkernels.replace_linear(replaced, partial(LoRALinear, r=4), target_modules="all-linear")
     lrkernels.replace_linear(mixed, partial(LoRALinear, r=2, dropout=0.5), target_modules=["second"])
     return plain, replaced, mixed
-
-
-def state(model):
-    """Everything that loading could change: the modules, their attributes, every bit and flag of the tensors."""
-    modules = [(name, id(module), repr(module)) for name, module in model.named_modules()]
-    parameters = [(name, id(p), p.requires_grad, p.detach().numpy().tobytes()) for name, p in model.named_parameters()]
-    return modules, parameters, "save_pretrained" in vars(model)
 
 
 def assert_refused(folder, message, error=ValueError):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from peft_models import outputs, peft, stock_and_fused
+from peft_models import kernels_of, outputs, peft, stock_and_fused
 from peft_orthogonal import (
     CASES,
     OPTIONS,
@@ -217,3 +217,22 @@ def test_a_base_weight_that_trains_gets_no_gradient_under_hra():
         model.requires_grad_(True)
     assert_equal(stock, fused, torch.randn(6, 24))
     assert fused.base_model.model.first.base_layer.weight.grad is None
+
+
+KERNELS = {
+    "oft": ["cayley_neumann", "block_diagonal", "block_diagonal_backward", "cayley_neumann_backward"],
+    "boft": ["cayley", "block_diagonal", "block_diagonal_backward", "cayley_backward"],
+    "hra": ["householder", "lowrank_project", "lowrank_expand", "lowrank_factor_grad"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_every_backend(device, method):
+    """The CPU's kernels, and the CUDA kernels, emulated or on a GPU, in the place of PEFT's layers."""
+    options = {"boft": {"boft_n_butterfly_factor": 2}}.get(method, {})
+    model = orthogonal_layers(method=method, **options).to(device.device)
+    stock, fused = stock_and_fused(model)
+    x = torch.randn(6, 24, device=device.device)
+    _, kernels = kernels_of(lambda: outputs(fused, x))
+    assert [name for name in KERNELS[method] if not any(kernel.startswith(name) for kernel in kernels)] == []
+    assert_equal(stock, fused, x)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lrkernels.interop.peft.eligibility import call_obstacle
 from lrkernels.interop.peft.fused_class import FusedClasses
+from lrkernels.interop.peft.gram_schmidt import gram_schmidt
 from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.rotation import FusedRotation, rotation_dtype, tensor_obstacle
 from lrkernels.nn.rotations.products import householder_apply
@@ -51,20 +52,7 @@ def _compute(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor:
 def _vectors(layer: nn.Module, adapter: str, dtype: torch.dtype) -> Tensor:
     """[r, in]: row i is the vector of H_i."""
     rows = layer.hra_u[adapter].to(dtype).mT
-    return _gram_schmidt(rows) if layer.hra_apply_GS[adapter] else rows
-
-
-def _gram_schmidt(rows: Tensor) -> Tensor:
-    """Orthonormal rows. Modified Gram–Schmidt: what PEFT takes off a row, in its order, but off all later rows at once.
-
-    Rows that depend on each other, as PEFT's default initialisation makes them, leave rounding errors to normalise.
-    """
-    done = []
-    while len(rows):
-        first = rows[0] / torch.linalg.vector_norm(rows[0])
-        done.append(first)
-        rows = rows[1:] - torch.outer(rows[1:] @ first, first)
-    return torch.stack(done)
+    return gram_schmidt(rows) if layer.hra_apply_GS[adapter] else rows
 
 
 # --- What accelerate asks ---

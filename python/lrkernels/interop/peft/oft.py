@@ -43,24 +43,21 @@ def _compute(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor:
     dtype = x.dtype
     x = wide_between(x, len(adapters))
     for adapter in adapters:
-        rotation = layer.oft_R[adapter]
-        if rotation.use_cayley_neumann and rotation.num_cayley_neumann_terms <= 1:
-            continue  # a series of one term is I, and has no gradient
-        blocks, transpose = _rotation(rotation, rotation_dtype(x))
-        x = block_diagonal_apply(x, blocks, transpose=transpose)
+        x = _rotated(layer.oft_R[adapter], x)
     return layer.base_layer(x.to(dtype)).to(dtype)
 
 
-def _rotation(rotation: nn.Module, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """The [blocks, block, block] matrices of the op, and whether PEFT's are their transpose."""
-    skew = rotation.weight
+def _rotated(rotation: nn.Module, x: Tensor) -> Tensor:
+    skew, block = rotation.weight, rotation.block_size
     if rotation.coft:
         _constrain(skew, rotation.eps)
         skew = skew.clone()  # the next forward writes the weight again, perhaps before this one's backward
-    if rotation.use_cayley_neumann:
-        terms = rotation.num_cayley_neumann_terms
-        return cayley(skew.to(dtype), rotation.block_size, method="neumann", terms=terms), False
-    return cayley(skew.to(dtype), rotation.block_size), True
+    skew = skew.to(rotation_dtype(x))
+    if not rotation.use_cayley_neumann:
+        return block_diagonal_apply(x, cayley(skew, block), transpose=True)
+    if rotation.num_cayley_neumann_terms < 2:
+        return x  # I, which has no gradient
+    return block_diagonal_apply(x, cayley(skew, block, method="neumann", terms=rotation.num_cayley_neumann_terms))
 
 
 @torch.no_grad()

@@ -7,10 +7,9 @@ from collections.abc import Container
 from torch import Tensor, nn
 
 from lrkernels.interop.peft.conv1d import is_conv1d
-from lrkernels.nn import LoRALinear
+from lrkernels.nn.mergeable_linear import MergeableLinear
 
 PREFIX = "base_model.model."  # of every key that PEFT writes: the wrappers around the model that was adapted
-FACTORS = ("lora_A", "lora_B")
 
 
 def bare(model: nn.Module, caller: str) -> nn.Module:
@@ -33,7 +32,7 @@ def bare(model: nn.Module, caller: str) -> nn.Module:
 
 
 def base_weight(module: nn.Module) -> Tensor:
-    return (module.base_layer if isinstance(module, LoRALinear) else module).weight
+    return (module.base_layer if isinstance(module, MergeableLinear) else module).weight
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:
