@@ -263,7 +263,9 @@ def test_made_on_the_meta_device(name):
     assert torch.equal(layer(x), source(x))
 
 
-@pytest.mark.parametrize(("name", "activations"), [("Givens", 1), ("OFT", 1), ("OFT, shared", 1), ("GOFT", 1)])
+@pytest.mark.parametrize(
+    ("name", "activations"), [("Givens", 1), ("OFT", 1), ("OFT, shared", 1), ("HRA", 1), ("GOFT", 1)]
+)
 def test_what_a_training_step_keeps(name, activations):
     """One activation for the rotation's gradient, nothing a round, and nothing of in_features² beside the weight."""
     layer, x = CASES[name].layer(in_features=24, out_features=96, dtype=torch.float32), torch.randn(100, 24)
