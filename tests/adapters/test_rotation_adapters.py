@@ -24,7 +24,8 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("adapter_class", "options"), VARIANTS)
 def test_variants_pass_check_adapter(adapter_class, options):
-    assert list(check_adapter(adapter_class, **options)) == list(CHECKS)
+    checks = [check for check in CHECKS if check != "compile"]  # slow; tests/nn/test_rotated_linear.py does it
+    assert list(check_adapter(adapter_class, only=checks, **options)) == checks
 
 
 PAIRS = [

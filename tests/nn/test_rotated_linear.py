@@ -263,10 +263,8 @@ def test_made_on_the_meta_device(name):
     assert torch.equal(layer(x), source(x))
 
 
-@pytest.mark.parametrize(
-    ("name", "activations"), [("Givens", 1), ("OFT", 1), ("OFT, shared", 1), ("HRA", 1), ("GOFT", 1)]
-)
-def test_what_a_training_step_keeps(name, activations):
+@pytest.mark.parametrize("name", ["Givens", "OFT", "OFT, shared", "HRA", "GOFT"])
+def test_what_a_training_step_keeps(name):
     """One activation for the rotation's gradient, nothing a round, and nothing of in_features² beside the weight."""
     layer, x = CASES[name].layer(in_features=24, out_features=96, dtype=torch.float32), torch.randn(100, 24)
     saved = {}
@@ -274,7 +272,7 @@ def test_what_a_training_step_keeps(name, activations):
         layer(x.requires_grad_())
     large = [t for t in saved.values() if t.numel() >= 24 * 24]
     shapes = sorted(tuple(sorted(t.shape)) for t in large)
-    assert shapes == [(24, 96)] + [(24, 100)] * activations
+    assert shapes == [(24, 96), (24, 100)]
     assert any(t.data_ptr() == layer.base_layer.weight.data_ptr() for t in large)
 
 
