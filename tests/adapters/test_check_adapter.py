@@ -192,6 +192,13 @@ class Holding(LoRA):
         self.base = base_layer
 
 
+class Twice(LoRA):
+    """Calls the base layer for itself."""
+
+    def forward(self, x, base):
+        return super().forward(x, base) + 0.0 * base.at(x)
+
+
 class Unfinished(Adapter):
     """Has neither parameters nor methods."""
 
@@ -217,6 +224,7 @@ BROKEN = [
     (Upcasting, "dtypes", "over a torch.bfloat16 base the output is torch.float32"),
     (RowsOnly, "shapes", "RuntimeError: "),
     (Bypass, "base_forward", r"the output over a base with its own forward differs by up to \d"),
+    (Twice, "base_forward", "a base with its own forward ran 2 times in one forward"),
 ]
 
 

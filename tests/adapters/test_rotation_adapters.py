@@ -24,7 +24,8 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("adapter_class", "options"), VARIANTS)
 def test_variants_pass_check_adapter(adapter_class, options):
-    assert list(check_adapter(adapter_class, **options)) == list(CHECKS)
+    checks = [check for check in CHECKS if check != "compile"]  # slow; tests/nn/test_rotated_linear.py does it
+    assert list(check_adapter(adapter_class, only=checks, **options)) == checks
 
 
 PAIRS = [
@@ -48,9 +49,9 @@ def test_an_adapter_is_its_module(adapter_class, layer_class, options):
                 module.get_parameter(name).copy_(parameter.normal_(std=0.3))
     assert torch.equal(adapted(x), module(x)) and torch.equal(adapted.weight, module.weight)
     assert torch.equal(adapted.to_linear().weight, module.to_linear().weight)
+    assert torch.equal(adapted.adapter.orthogonality_error(), module.orthogonality_error())
     if adapter_class is not PSOFT:
         torch.testing.assert_close(adapted.adapter.inverse(adapted.adapter.rotate(x)), x, rtol=1e-4, atol=1e-5)
-        assert torch.equal(adapted.adapter.orthogonality_error(), module.orthogonality_error())
 
 
 def test_a_rotation_beside_an_additive_adapter():

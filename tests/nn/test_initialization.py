@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrkernels.nn import lsuv_, zero_one_
+from lrkernels.nn import lsuv_, orthogonal, zero_one_
 from lrkernels.nn.initialization import hadamard
 
 
@@ -99,6 +99,13 @@ def test_lsuv_scales_in_the_order_of_calls_and_keeps_modes():
     assert model.training and model.first.training and not model.drop.training
     assert torch.equal(model.unused.weight, unused)
     assert not model.first._forward_hooks
+
+
+def test_lsuv_leaves_computed_weights_alone():
+    model, x = nn.Sequential(orthogonal(nn.Linear(12, 12)), nn.Linear(12, 5)), torch.randn(64, 12)
+    weight = model[0].weight.detach().clone()
+    lsuv_(model, x, tolerance=1e-4)
+    assert torch.equal(model[0].weight, weight) and model(x).var().item() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_lsuv_refuses():

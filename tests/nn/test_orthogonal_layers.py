@@ -182,6 +182,9 @@ def test_orthogonal_linear(map, in_features, out_features):
         torch.testing.assert_close((y - layer.bias).norm(dim=-1), x.norm(dim=-1))
         torch.testing.assert_close(layer.inverse(y), x)
     torch.testing.assert_close(layer(layer.inverse(y)), y)
+    linear = layer.to_linear()
+    assert type(linear) is nn.Linear and linear.weight.is_contiguous() and linear.weight.requires_grad
+    assert torch.equal(linear.weight, layer.weight) and torch.equal(linear.bias, layer.bias)
     q = uniform(out_features, in_features)
     layer.set_weight(q)
     torch.testing.assert_close(layer.weight, q)

@@ -96,9 +96,9 @@ def test_the_cheaper_side_is_rotated():
     rotation = OFTLinear(nn.Linear(64, 8), block_size=16).rotation
     with torch.no_grad():
         assert rotates_weight(rotation, 9, 8) and not rotates_weight(rotation, 8, 8)
-    # In training a weight that is rotated costs rows·out more: 100·8 against 3·16·(100 − 8).
-    assert rotates_weight(rotation, 100, 8)
-    assert not rotates_weight(rotation, 100, 64)
+    # In training a weight that is rotated costs rows·out more: 100·48 against 2·3·16·(100 − 48), 4800 against 4992.
+    assert rotates_weight(rotation, 100, 48)
+    assert not rotates_weight(rotation, 100, 49)
     rotation.requires_grad_(False)
     assert rotates_weight(rotation, 100, 64)
 
@@ -261,6 +261,19 @@ def test_made_on_the_meta_device(name):
     source, x = case.layer(dtype=torch.float32), torch.randn(5, 12)
     layer.load_state_dict(source.state_dict(), assign=True)
     assert torch.equal(layer(x), source(x))
+
+
+@pytest.mark.parametrize("name", ["Givens", "OFT", "OFT, shared", "HRA", "GOFT"])
+def test_what_a_training_step_keeps(name):
+    """One activation for the rotation's gradient, nothing a round, and nothing of in_features² beside the weight."""
+    layer, x = CASES[name].layer(in_features=24, out_features=96, dtype=torch.float32), torch.randn(100, 24)
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.setdefault(t.data_ptr(), t), t)[1], lambda t: t):
+        layer(x.requires_grad_())
+    large = [t for t in saved.values() if t.numel() >= 24 * 24]
+    shapes = sorted(tuple(sorted(t.shape)) for t in large)
+    assert shapes == [(24, 96), (24, 100)]
+    assert any(t.data_ptr() == layer.base_layer.weight.data_ptr() for t in large)
 
 
 def test_a_rotation_of_ones_own():

@@ -42,16 +42,16 @@ def test_rotating_the_input_is_rotating_the_weight(method):
 @pytest.mark.parametrize("theta", [0.1, 0.5, 0.9, 1.0, 1.05, 1.3, 2.5])
 def test_neumann_error_is_that_of_the_series(terms, theta):
     """Of Q = [[0, θ'], [−θ', 0]], whose eigenvalues are ±iθ', for all θ' up to theta."""
-    worst = 0.0
-    for angle in (theta * k / 200 for k in range(201)):
-        q, identity = torch.tensor([[0.0, angle], [-angle, 0.0]], dtype=torch.float64), torch.eye(2).double()
-        r, power = identity.clone(), q
-        if terms > 1:
-            middle = 1 if terms == 2 else max(terms, 4) - 2
-            for _ in range(middle):
-                r, power = r + 2 * power, power @ q
-            r = r if terms == 2 else r + power
-        worst = max(worst, float(torch.linalg.matrix_norm(r.T @ r - identity, 2)))
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    q, identity = torch.linspace(0, theta, 201, dtype=torch.float64)[:, None, None] * turn, torch.eye(2).double()
+    r, power = identity.expand_as(q), q
+    if terms == 2:
+        r = r + 2 * q
+    elif terms > 2:
+        for _ in range(max(terms, 4) - 2):
+            r, power = r + 2 * power, power @ q
+        r = r + power
+    worst = torch.linalg.matrix_norm(r.mT @ r - identity, 2).max()
     bound = neumann_error(torch.tensor(theta, dtype=torch.float64), terms)
     assert worst - 1e-12 <= bound <= worst * 1.001 + 1e-12
 

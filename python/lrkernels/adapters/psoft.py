@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrkernels.adapters.low_rank_adapter import Factors, LowRankAdapter
 from lrkernels.nn.psoft_linear import check_psoft, principal_rotation, psoft_core
+from lrkernels.nn.rotations.rotation import gram_error
 from lrkernels.nn.truncated_svd import truncated_svd
 
 
@@ -46,6 +47,14 @@ class PSOFT(LowRankAdapter):
         nn.init.ones_(self.out_scale)
         nn.init.ones_(self.in_scale)
 
+    def rotation(self) -> Tensor:
+        """R ``[r, r]``, in float32 or wider."""
+        return principal_rotation(self.skew, self.r, self.method, self.terms)
+
+    @torch.no_grad()
+    def orthogonality_error(self) -> Tensor:
+        """‖RᵀR − I‖₂, a float64 scalar; the scales are no part of R."""
+        return gram_error(self.rotation())
+
     def factors(self) -> Factors:
-        rotation = principal_rotation(self.skew, self.r, self.method, self.terms)
-        return Factors(self.down, self.up, core=psoft_core(rotation, self.out_scale, self.in_scale))
+        return Factors(self.down, self.up, core=psoft_core(self.rotation(), self.out_scale, self.in_scale))

@@ -27,9 +27,7 @@ def tree_pairs(features: int, device: torch.device | None = None) -> tuple[Tenso
     check_size("givens_schedule.tree_pairs", "features", features)
     j = torch.arange(1, features, device=device)
     stride = j & -j
-    rounds = torch.zeros_like(j)
-    for t in range(1, len(butterfly(features))):
-        rounds += stride >= 2**t
+    rounds = torch.frexp(stride.double()).exponent.long() - 1
     return rounds, (j - stride) // 2
 
 

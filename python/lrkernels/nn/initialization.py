@@ -88,13 +88,13 @@ def lsuv_(model: nn.Module, *inputs: Tensor, tolerance: float = 0.01, iterations
     ``model(*inputs)`` is run in eval mode on a batch: once to see in which order the layers are called, then a few
     times for each, until the variance of its output is within ``tolerance`` of 1 or ``iterations`` are spent. Biases
     become zero; a layer that is called several times is scaled by its first call, one that is not called is left as it
-    was. Weights are changed in place, train modes restored.
+    was, as is one whose weight is computed (a parametrization). Weights are changed in place, train modes restored.
 
     Raises ValueError when no layer is called, or one puts out a constant, which no scale helps.
 
     Mishkin and Matas, "All you need is a good init", ICLR 2016.
     """
-    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+    layers = [module for module in model.modules() if isinstance(module, LAYERS) and "weight" in module._parameters]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -83,6 +83,17 @@ class OrthogonalLinear(nn.Module):
         """(y − bias)·Q: the x of a y where out_features ≥ in_features, else the shortest one that has it."""
         return F.linear(y if self.bias is None else y - self.bias, self.weight.mT)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """An ``nn.Linear`` with Q and a copy of the bias, for serving without the map."""
+        weight = self.weight.clone(memory_format=torch.contiguous_format)
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta", weight.dtype)
+        linear.weight = nn.Parameter(weight)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.clone())
+        return linear.train(self.training)
+
     @torch.no_grad()
     def orthogonality_error(self) -> Tensor:
         """‖QᵀQ − I‖₂, or ‖QQᵀ − I‖₂, a float64 scalar; a diagnostic of O(size³)."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn import givens_schedule
-from lrkernels.nn.rotations.products import cayley_rectangular, givens_apply, householder_apply
 from lrkernels.nn.rotations.rotation import full_precision
+from lrkernels.ops import cayley_rectangular, givens_apply, householder_apply
 
 
 def orthonormalized(weight: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from lrkernels.nn.arguments import check_dense_weight, check_dtype, check_linear
 from lrkernels.nn.base_layer import BaseCall, factor_dtype, factors_beside
 from lrkernels.nn.mergeable_linear import MergeableLinear
 from lrkernels.nn.rotations.oft import check_method
-from lrkernels.nn.rotations.products import cayley
 from lrkernels.nn.rotations.rotation import gram_error, wide
 from lrkernels.nn.truncated_svd import truncated_svd
-from lrkernels.ops import lowrank_merge
+from lrkernels.ops import cayley, lowrank_merge
 
 
 def check_psoft(name: str, base_layer: nn.Linear, r: int, method: str, terms: int) -> None:

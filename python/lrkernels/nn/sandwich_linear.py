@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_dtype, check_finite, check_size
-from lrkernels.nn.rotations.products import cayley_rectangular
 from lrkernels.nn.rotations.rotation import full_precision, wide
+from lrkernels.ops import cayley_rectangular
 
 
 class SandwichLinear(nn.Module):

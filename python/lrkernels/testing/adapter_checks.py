@@ -312,10 +312,14 @@ def check_shapes(subject: Subject) -> str:
 
 
 def check_base_forward(subject: Subject) -> str:
-    """Over a base layer with a forward of its own, the layer starts as that and not as x·weightᵀ + bias."""
+    """Over a base layer with a forward of its own, the layer starts as that, not as x·weightᵀ + bias, and runs once."""
     base, x = subject.base(kind=OwnForward), subject.input()
-    expected = base(x)
-    return require_close("the output over a base with its own forward", subject.wrap(base)(x), expected)
+    expected, calls = base(x), []
+    layer = subject.wrap(base)
+    base.register_forward_hook(lambda *_: calls.append(1))
+    finding = require_close("the output over a base with its own forward", layer(x), expected)
+    require(len(calls) == 1, f"a base with its own forward ran {len(calls)} times in one forward")
+    return finding
 
 
 CHECKS: dict[str, Callable[[Subject], str]] = {

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_size
 from lrkernels.nn.rotations.oft import check_blocks
-from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
 from lrkernels.nn.rotations.rotated_linear import RotatedLinear
 from lrkernels.nn.rotations.rotation import Rotation, beside, wide
+from lrkernels.ops import block_diagonal_apply, cayley
 
 
 def interleave_halves(x: Tensor, half: int, factor: int) -> Tensor:

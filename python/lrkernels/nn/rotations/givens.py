@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lrkernels.nn import givens_schedule
 from lrkernels.nn.arguments import check_size
-from lrkernels.nn.rotations.products import givens_apply
 from lrkernels.nn.rotations.rotated_linear import RotatedLinear
 from lrkernels.nn.rotations.rotation import Rotation, beside
+from lrkernels.ops import givens_apply
 
 
 class GivensRotation(Rotation):

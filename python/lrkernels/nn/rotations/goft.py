@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn import givens_schedule
-from lrkernels.nn.rotations.products import givens_apply
 from lrkernels.nn.rotations.rotated_linear import RotatedLinear
 from lrkernels.nn.rotations.rotation import Rotation, beside, wide
+from lrkernels.ops import givens_apply
 
 
 class TreeRotation(Rotation):

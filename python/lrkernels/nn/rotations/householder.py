@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_size
-from lrkernels.nn.rotations.products import householder_apply
 from lrkernels.nn.rotations.rotated_linear import RotatedLinear
 from lrkernels.nn.rotations.rotation import Rotation, beside
+from lrkernels.ops import householder_apply
 
 
 class HouseholderRotation(Rotation):

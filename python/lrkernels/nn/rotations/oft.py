@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_finite, check_size
-from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
 from lrkernels.nn.rotations.rotated_linear import RotatedLinear
 from lrkernels.nn.rotations.rotation import Rotation, beside, gram_error, wide
+from lrkernels.ops import block_diagonal_apply, cayley
 from lrkernels.reference import skew_matrices
 
 # Above this, R is no longer nearly orthogonal: it shrinks some directions by a sixth.
