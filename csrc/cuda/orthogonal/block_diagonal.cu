@@ -199,14 +199,16 @@ struct DblocksOutput {
   __device__ __forceinline__ void write(int row, int col, float sum) const { dblocks.store(row, col, sum); }
 };
 
-Status run_gradient(const Gradient& gradient, const RowSplits& rows, float* partials, const Context& context) {
-  Status status;
+Status add_rows(const Gradient& gradient, const RowSplits& rows, float* partials, const Context& context) {
   switch (gradient.left.dtype) {
-    case DType::kBFloat16: status = gradient_mma<BFloat16>(gradient, rows, partials, context); break;
-    case DType::kFloat16: status = gradient_mma<Float16>(gradient, rows, partials, context); break;
-    default: status = gradient_simt(gradient, rows, partials, context);
+    case DType::kBFloat16: return gradient_mma<BFloat16>(gradient, rows, partials, context);
+    case DType::kFloat16: return gradient_mma<Float16>(gradient, rows, partials, context);
+    default: return gradient_simt(gradient, rows, partials, context);
   }
-  if (!status.ok()) return status;
+}
+
+Status run_gradient(const Gradient& gradient, const RowSplits& rows, float* partials, const Context& context) {
+  if (Status status = add_rows(gradient, rows, partials, context); !status.ok()) return status;
   // One matrix for every block: its sum goes over the blocks too.
   SplitSumParameters<DblocksOutput> sums;
   const bool shared = gradient.dblocks.rows == gradient.block;
