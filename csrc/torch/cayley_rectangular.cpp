@@ -42,10 +42,12 @@ class RectangularCayley {
   /// Q and Z of a tall weight, into Q (weight's dtype) and Z.
   void forward(const Tensor& weight, const Tensor& q, const Tensor& z) {
     const int64_t cols = weight.size(1), rest = weight.size(0) - cols;
-    const Tensor system = wide(cols, cols), v = torch::stable::to(rows_of(weight, cols, rest), dtype_);
-    mirror_sum(rows_of(weight, 0, cols), 1.0, -1.0, 1.0, system);
-    if (rest > 0) runner_.product(system, system, aten_transpose(v), v, 1.0);
-    copy(z, system);
+    const Tensor v = torch::stable::to(rows_of(weight, cols, rest), dtype_);
+    const auto assemble = [&](const Tensor& system) {
+      mirror_sum(rows_of(weight, 0, cols), 1.0, -1.0, 1.0, system);
+      if (rest > 0) runner_.product(system, system, aten_transpose(v), v, 1.0);
+    };
+    assemble(z);
     invert(z);
     const Tensor exact = q.scalar_type() == dtype_ ? q : wide(weight.size(0), cols);
     const auto map = [&] {
@@ -57,6 +59,8 @@ class RectangularCayley {
     // a norm of 3, 7e-6 at 10, 4e-3 at 300). A step squares the error. The CPU takes as many as Q needs; a device cannot
     // be asked without waiting for it, so there it is one of either kind, enough for norms up to 1000.
     for (int step = 0; step < (on_cpu_ ? 2 : 1) && wants_a_step(exact); ++step) {
+      const Tensor system = wide(cols, cols);
+      assemble(system);
       refine(z, system);
       map();
     }

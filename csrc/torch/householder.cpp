@@ -76,51 +76,51 @@ class Reflections {
   }
 
   /// [rows, features] times the panel's unit rows, times S or ST as the order of the reflections and `backward` ask.
-  Tensor coefficients(const Panel& panel, const Tensor& rows, bool backward, double scale) {
+  Tensor coefficients(const Panel& panel, const Tensor& rows, bool backward) {
     const int64_t count = rows.size(0);
     const Tensor along = wide(count, panel_rows_), result = wide(count, panel_rows_);
     runner_.project(panel.of(rows), panel.used_units(), std::nullopt, std::nullopt, 1.0, 0.0, along);
     const Tensor s = transpose_ == backward ? aten_transpose(panel.s) : panel.s;  // project transposes its factor
-    runner_.project(along, s, std::nullopt, std::nullopt, scale, 0.0, result);
+    runner_.project(along, s, std::nullopt, std::nullopt, 1.0, 0.0, result);
     return result;
   }
 
-  /// rows + scale * coefficients U, in a new tensor shaped `sizes`.
-  Tensor update(const Panel& panel, const Tensor& rows, const Tensor& coefficients, double scale,
-                const std::vector<int64_t>& sizes) {
+  /// rows - coefficients U, in a new tensor shaped `sizes`.
+  Tensor update(const Panel& panel, const Tensor& rows, const Tensor& coefficients, const std::vector<int64_t>& sizes) {
     return runner_.linear(std::nullopt, std::nullopt, rows, coefficients, aten_transpose(panel.units), std::nullopt,
-                          std::nullopt, scale, 0.0, sizes, rows.scalar_type());
+                          std::nullopt, -1.0, 0.0, sizes, rows.scalar_type());
   }
 
   /// The same in place, in the columns that the panel uses.
-  void update_in_place(const Panel& panel, const Tensor& rows, const Tensor& coefficients, double scale) {
+  void update_in_place(const Panel& panel, const Tensor& rows, const Tensor& coefficients) {
     if (panel.columns == 0) return;
     const Tensor used = panel.of(rows);
-    runner_.product(used, used, coefficients, panel.used_units(), scale);
+    runner_.product(used, used, coefficients, panel.used_units(), -1.0);
   }
 
   Tensor apply(const Tensor& x) {
     const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
     if (panels_ == 1) {
       const Tensor rows = takes(x) ? x : torch::stable::to(x, dtype_);
-      const Tensor q = coefficients(panel(0), matrix_of(rows), false, 1.0);
-      return torch::stable::to(update(panel(0), rows, q, -1.0, sizes), x.scalar_type());
+      const Tensor q = coefficients(panel(0), matrix_of(rows), false);
+      return torch::stable::to(update(panel(0), rows, q, sizes), x.scalar_type());
     }
     const Tensor y = wide_copy(x), rows = matrix_of(y);
     for (int64_t index = 0; index < panels_; ++index)
-      update_in_place(panel(index), rows, coefficients(panel(index), rows, false, 1.0), -1.0);
+      update_in_place(panel(index), rows, coefficients(panel(index), rows, false));
     return torch::stable::to(y, x.scalar_type());
   }
 
-  /// dU of a panel from both sides of its equation, q and r: the sum of two matrices, whose rows are the panel's.
-  void grad_of_units(const Panel& panel, const Tensor& q, const Tensor& r, const Tensor& grad, const Tensor& rows,
-                     bool of_result, Tensor first, Tensor second) {
-    runner_.factor_grad(q, grad, std::nullopt, -1.0, 0.0, first);
+  /// dU of a panel from both sides of its equation: the sum of two matrices, whose rows are the panel's. `q` is given as
+  /// `sign` times itself.
+  void grad_of_units(const Panel& panel, const Tensor& q, double sign, const Tensor& r, const Tensor& grad,
+                     const Tensor& rows, bool of_result, Tensor first, Tensor second) {
+    runner_.factor_grad(q, grad, std::nullopt, -sign, 0.0, first);
     runner_.factor_grad(r, rows, std::nullopt, -1.0, 0.0, second);
     if (panel.columns == 0) return;
     // Of the reverse order N is NT here and the triangle's transpose below, so that it is the upper one again.
     const Tensor n = wide(panel_rows_, panel_rows_), upper = wide(panel_rows_, panel_rows_);
-    runner_.factor_grad(transpose_ ? r : q, transpose_ ? q : r, std::nullopt, 1.0, 0.0, n);
+    runner_.factor_grad(transpose_ ? r : q, transpose_ ? q : r, std::nullopt, sign, 0.0, n);
     MirrorSumArgs triangle;
     triangle.a = matrix_view(n), triangle.out = mutable_view(upper);
     triangle.beta = of_result ? -1.0 : 0.0, triangle.strictly_upper = true;
@@ -133,29 +133,9 @@ class Reflections {
   /// (dx, dvectors) from dy and x, or y where `of_result`.
   std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& rows, bool of_result) {
     if (panels_ > 1 && !of_result) return backward(grad, apply(rows), true);
-    const std::vector<int64_t> sizes(grad.sizes().begin(), grad.sizes().end());
     const Tensor first = wide(units_.size(0), units_.size(1)), second = wide(units_.size(0), units_.size(1));
-    Tensor dx = grad;
-    if (panels_ == 1) {
-      const Panel all = panel(0);
-      const Tensor g = takes(grad) ? grad : torch::stable::to(grad, dtype_);
-      const Tensor x = takes(rows) ? rows : torch::stable::to(rows, dtype_);
-      const Tensor q = coefficients(all, matrix_of(x), of_result, of_result ? -1.0 : 1.0);
-      const Tensor r = coefficients(all, matrix_of(g), true, 1.0);
-      dx = update(all, g, r, -1.0, sizes);
-      grad_of_units(all, q, r, matrix_of(g), matrix_of(x), of_result, first, second);
-    } else {
-      dx = wide_copy(grad);
-      const Tensor y = matrix_of(wide_copy(rows)), g = matrix_of(dx);
-      for (int64_t index = panels_ - 1; index >= 0; --index) {
-        const Panel now = panel(index);
-        const int64_t top = (transpose_ ? panels_ - 1 - index : index) * panel_rows_;
-        const Tensor q = coefficients(now, y, true, -1.0), r = coefficients(now, g, true, 1.0);
-        grad_of_units(now, q, r, g, y, true, slice(first, 0, top, panel_rows_), slice(second, 0, top, panel_rows_));
-        if (index > 0) update_in_place(now, y, q, 1.0);
-        update_in_place(now, g, r, -1.0);
-      }
-    }
+    const Tensor dx = panels_ == 1 ? backward_of_one(grad, rows, of_result, first, second)
+                                   : backward_of_many(grad, rows, first, second);
     const Tensor dvectors = like(vectors_);
     UnitRowsBackwardArgs args;
     args.units = matrix_view(units_), args.lengths = matrix_view(lengths_);
@@ -166,6 +146,34 @@ class Reflections {
   }
 
  private:
+  Tensor backward_of_one(const Tensor& grad, const Tensor& rows, bool of_result, const Tensor& first,
+                         const Tensor& second) {
+    const Panel all = panel(0);
+    const Tensor g = takes(grad) ? grad : torch::stable::to(grad, dtype_);
+    const Tensor x = takes(rows) ? rows : torch::stable::to(rows, dtype_);
+    const Tensor q = coefficients(all, matrix_of(x), of_result), r = coefficients(all, matrix_of(g), true);
+    grad_of_units(all, q, of_result ? -1.0 : 1.0, r, matrix_of(g), matrix_of(x), of_result, first, second);
+    return update(all, g, r, {grad.sizes().begin(), grad.sizes().end()});
+  }
+
+  /// The result and its gradient go back through the panels as rows of one matrix.
+  Tensor backward_of_many(const Tensor& grad, const Tensor& result, const Tensor& first, const Tensor& second) {
+    const int64_t count = flat_rows(grad);
+    const Tensor both = wide(2 * count, units_.size(1));
+    Tensor y = slice(both, 0, 0, count), g = slice(both, 0, count, count);
+    torch::stable::copy_(y, matrix_of(result)), torch::stable::copy_(g, matrix_of(grad));
+    for (int64_t index = panels_ - 1; index >= 0; --index) {
+      const Panel now = panel(index);
+      const int64_t top = (transpose_ ? panels_ - 1 - index : index) * panel_rows_;
+      const Tensor back = coefficients(now, both, true);
+      grad_of_units(now, slice(back, 0, 0, count), -1.0, slice(back, 0, count, count), g, y, true,
+                    slice(first, 0, top, panel_rows_), slice(second, 0, top, panel_rows_));
+      update_in_place(now, both, back);
+    }
+    Tensor dx = like(grad);
+    return torch::stable::copy_(dx, torch::stable::reshape(g, grad.sizes()));
+  }
+
   Tensor wide(int64_t rows, int64_t cols) const { return empty({rows, cols}, dtype_, vectors_); }
 
   Tensor wide_copy(const Tensor& x) const {
