@@ -83,7 +83,7 @@ def test_there_and_back(tmp_path, options):
     stock.save_pretrained(tmp_path / "peft")
     model = base_model()
     load_adapter(model, tmp_path / "peft")
-    save_adapter(model, tmp_path / "ours", bias=options.get("bias", "none"))
+    save_adapter(model, tmp_path / "ours")  # with the biases that were loaded
     expected, saved = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("peft", "ours"))
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[key], value) for key, value in expected.items())
@@ -181,7 +181,7 @@ def test_conv1d(tmp_path):
     torch.testing.assert_close(model(ids).logits, expected)
     with pytest.raises(RuntimeError, match="save_pretrained: lrkernels replaced layers"):
         model.save_pretrained(tmp_path / "whole")
-    save_adapter(model, tmp_path / "ours", fan_in_fan_out=True, bias="lora_only")
+    save_adapter(model, tmp_path / "ours", fan_in_fan_out=True)
     torch.testing.assert_close(reloaded(tmp_path / "ours", copy.deepcopy(base))(ids).logits, expected)
 
 
@@ -205,6 +205,24 @@ def test_loading_keeps_the_parameters_where_the_rank_is_the_same(tmp_path):
     for index, y in enumerate(outputs):
         torch.testing.assert_close(y, reloaded(tmp_path / str(index), base_model())(x))
     assert model.first.lora_A.requires_grad and model.first.lora_A.shape == (5, 24)
+
+
+def test_biases_are_saved_as_they_were_loaded_unless_said(tmp_path):
+    model = base_model()
+    for which, keys in (("all", 1), ("lora_only", 1), ("none", 0)):
+        stock_model(bias=which, task_type=None).save_pretrained(tmp_path / which)
+        load_adapter(model, tmp_path / which)
+        save_adapter(model, tmp_path / "ours")
+        assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["bias"] == which
+        saved = load_file(tmp_path / "ours" / "adapter_model.safetensors")
+        assert sum(key.endswith(".bias") for key in saved) == keys
+    load_adapter(model, tmp_path / "all")
+    save_adapter(model, tmp_path / "ours", bias="none")
+    assert not any(key.endswith(".bias") for key in load_file(tmp_path / "ours" / "adapter_model.safetensors"))
+    load_adapter(model, tmp_path / "all")
+    model.first.checkpoint_bias = "lora_only"
+    with pytest.raises(ValueError, match="save_adapter: layers were loaded with bias all and lora_only; say which"):
+        save_adapter(model, tmp_path / "ours")
 
 
 def test_a_merged_layer_saves_its_factors(tmp_path):

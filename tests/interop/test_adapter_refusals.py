@@ -77,6 +77,11 @@ CONFIGS = {
     "lora_A of 'first' is \\(4, 24\\), expected \\(3, 24\\): the config's rank is 3": {"r": 3},
     "lora_A of 'second' is \\(4, 40\\), expected \\(5, 40\\)": {"rank_pattern": {"second": 5}},
     "'second' has rank 18, and LoRALinear takes at most 17": {"rank_pattern": {"second": 18}},
+    "r is null": {"r": None},
+    "lora_alpha is null": {"lora_alpha": None},
+    "fan_in_fan_out is 'yes', expected true or false": {"fan_in_fan_out": "yes"},
+    "has factors for 'first', which the config's target_modules do not name": {"target_modules": ["second"]},
+    "has factors for 'second', which the config's target_modules do not name": {"exclude_modules": ["second"]},
     "holds first.base_layer.bias, which the model does not have or bias 'none' excludes": {"bias": "none"},
 }
 

@@ -34,10 +34,10 @@ class AdapterConfig:
     exclude_modules: str | list[str] | None = None
     layers_to_transform: int | list[int] | None = None
 
-    def targets(self, name: str) -> bool:
-        """Whether PEFT would adapt the layer of this name; False where only the file can tell."""
+    def targets(self, name: str) -> bool | None:
+        """Whether PEFT would adapt the layer of this name; None where only the file can tell."""
         if self.target_modules in (None, "all-linear") or self.layers_to_transform is not None:
-            return False
+            return None
         return _names(self.target_modules, name) and not _names(self.exclude_modules or [], name)
 
     def check(self, biases: Iterable[str]) -> None:
@@ -61,6 +61,10 @@ def read(values: dict[str, Any], cls: type[Config], layer: str, refused: dict[st
         if values.get(name):
             raise ValueError(f"{name} is set, which {layer} does not cover: {why}")
     used = {field.name for field in dataclasses.fields(cls)}
+    optional = {field.name for field in dataclasses.fields(cls) if field.default is None}
+    if nulls := sorted(name for name in used - optional if name in values and values[name] is None):
+        raise ValueError(f"{nulls[0]} is null")
+    check_flag("fan_in_fan_out", values.get("fan_in_fan_out", False))
     unknown = [name for name in values if name not in used | ignored | refused.keys() and values[name]]
     if unknown:
         raise ValueError(f"holds settings of unknown meaning: {', '.join(sorted(unknown))}")

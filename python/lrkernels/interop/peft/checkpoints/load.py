@@ -15,7 +15,7 @@ from lrkernels.interop.peft.checkpoints import files
 from lrkernels.interop.peft.checkpoints.config import AdapterConfig
 from lrkernels.interop.peft.checkpoints.kind import Kind
 from lrkernels.interop.peft.checkpoints.kinds import KINDS
-from lrkernels.interop.peft.checkpoints.model import PREFIX, bare, base_weight, biases, sizes
+from lrkernels.interop.peft.checkpoints.model import PREFIX, bare, base_weight, biases, remember_bias, sizes
 from lrkernels.interop.peft.conv1d import as_linear, is_conv1d
 from lrkernels.nn import replace_linear, selection, surgery
 from lrkernels.nn.mergeable_linear import MergeableLinear
@@ -48,8 +48,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> list[str]:
     BOFT: sizes and factors are honoured, any number of factors; with ``boft_dropout`` a warning says that BOFTLinear
     has none. HRA: even ``r``; ``apply_GS`` is applied to the vectors at load.
 
-    ``bias`` is honoured ("lora_only", ... and "all": the biases in the file overwrite the model's); ``fan_in_fan_out``
-    describes the base weight only; modules_to_save is refused.
+    ``bias`` is honoured ("lora_only", ... and "all": the biases in the file overwrite the model's, and ``save_adapter``
+    writes them again); ``fan_in_fan_out`` describes the base weight only; modules_to_save is refused.
 
     Returns the dotted names of the layers. Raises, with the model unchanged: FileNotFoundError; ValueError when a file
     is damaged, malformed, a pickle, holds something else than the config says (a missing, unknown or misshapen tensor,
@@ -110,6 +110,8 @@ class _Plan:
             close = difflib.get_close_matches(name, self.modules, n=3)
             hint = f"; close names: {', '.join(close)}" if close else ""
             raise ValueError(f"has {kind.noun} for '{name}', which the model does not have{hint}")
+        if self.config.targets(name) is False:
+            raise ValueError(f"has {kind.noun} for '{name}', which the config's target_modules do not name")
         is_there = isinstance(module, kind.layer_class)
         if not (is_there or isinstance(module, nn.Linear) or is_conv1d(module)):
             what = f"'{name}', which is {type(module).__name__}, expected a linear layer"
@@ -179,6 +181,8 @@ class _Plan:
         with torch.no_grad():
             for bias, value in self.biases.values():
                 bias.copy_(value)
+        for name in self.values:
+            remember_bias(self.model.get_submodule(name), self.config.bias)
 
     def _replace_conv1d(self) -> None:
         adapted = []

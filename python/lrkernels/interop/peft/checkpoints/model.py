@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from torch import Tensor, nn
 
@@ -53,3 +53,12 @@ def biases(model: nn.Module, which: str, adapted: Container[str]) -> dict[str, T
         if which == "all" or layer in adapted:
             found[key] = value
     return found
+
+
+def remember_bias(layer: nn.Module, which: str) -> None:
+    """The setting that the layer's adapter was loaded with, for saving it again."""
+    layer.checkpoint_bias = which
+
+
+def remembered_biases(layers: Iterable[nn.Module]) -> set[str]:
+    return {getattr(layer, "checkpoint_bias", "none") for layer in layers}

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from lrkernels.interop.peft.checkpoints import files
 from lrkernels.interop.peft.checkpoints.kind import Kind
 from lrkernels.interop.peft.checkpoints.kinds import KINDS
-from lrkernels.interop.peft.checkpoints.model import PREFIX, bare, biases
+from lrkernels.interop.peft.checkpoints.model import PREFIX, bare, biases, remembered_biases
 from lrkernels.nn.mergeable_linear import MergeableLinear
 
 
@@ -19,7 +19,7 @@ def save_adapter(
     model: nn.Module,
     path: str | os.PathLike,
     *,
-    bias: str = "none",
+    bias: str | None = None,
     task_type: str | None = None,
     base_model_name_or_path: str | None = None,
     fan_in_fan_out: bool = False,
@@ -32,7 +32,8 @@ def save_adapter(
     Every :class:`lrkernels.nn.LoRALinear` of the model is written, with ranks, alphas, rslora and dropout, or every
     ``OFTLinear``, ``BOFTLinear`` or ``HouseholderLinear``, of which PEFT has one setting for all layers. ``bias``
     "lora_only" ("oft_only", ...) adds the biases of these layers, "all" every bias of the model, for models that
-    trained them; other parameters are not written. ``task_type`` and ``base_model_name_or_path`` (the model's own
+    trained them; "none" writes none. When it is not given, it is what the adapter was loaded with by ``load_adapter``,
+    else "none". Other parameters are not written. ``task_type`` and ``base_model_name_or_path`` (the model's own
     ``name_or_path`` unless given) go to the config, and so does ``fan_in_fan_out``, which PEFT wants to be told where
     its base model has Conv1D layers, as only LoRA may. Both files are written beside and put in place at the end, one
     after the other; an error before that leaves the folder as it was.
@@ -46,6 +47,11 @@ def save_adapter(
     """
     model = bare(model, "save_adapter")
     kind, layers = _adapted(model)
+    if bias is None:
+        loaded = remembered_biases(layers.values()) & set(kind.biases) or {"none"}
+        if len(loaded) > 1:
+            raise ValueError(f"save_adapter: layers were loaded with bias {' and '.join(sorted(loaded))}; say which")
+        (bias,) = loaded
     if bias not in kind.biases:
         raise ValueError(f"save_adapter: bias is {bias!r}, expected one of {', '.join(kind.biases)}")
     if fan_in_fan_out and not kind.takes_conv1d:
