@@ -25,9 +25,11 @@ class Case:
     orthogonal: bool = True
     std: float = 0.5
 
-    def layer(self, in_features=12, out_features=10, dtype=torch.float64, base=nn.Linear, **options) -> RotatedLinear:
-        """A layer as if it had been trained."""
-        layer = self.layer_class(base(in_features, out_features, dtype=dtype), **{**self.options, **options})
+    def layer(
+        self, in_features=12, out_features=10, dtype=torch.float64, base=nn.Linear, placement=None
+    ) -> RotatedLinear:
+        """A layer as if it had been trained; ``placement`` is its own dtype."""
+        layer = self.layer_class(base(in_features, out_features, dtype=dtype), dtype=placement, **self.options)
         for name, parameter in layer.named_parameters():
             if not name.startswith("base_layer"):
                 nn.init.normal_(parameter, std=self.std)

@@ -81,6 +81,14 @@ def test_kernels_and_half_precision():
     assert torch.equal(spectral_isometry(kernel), spectral_isometry(kernel))
 
 
+@pytest.mark.parametrize("penalty", [*PENALTIES, convolution_orthogonality], ids=lambda p: p.__name__)
+def test_autocast_does_not_round_a_penalty(penalty):
+    kernel = torch.randn(4, 3, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = penalty(kernel)
+    assert found.dtype == torch.float32 and torch.equal(found, penalty(kernel))
+
+
 def circular_matrix(kernel, size, stride):
     """The matrix of a circular convolution of ``[in, size·stride, size·stride]`` images, column by column."""
     channels, side = kernel.shape[1], size * stride

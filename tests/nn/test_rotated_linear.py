@@ -123,6 +123,30 @@ def test_dtypes(name, dtype):
 
 
 @EVERY
+@pytest.mark.parametrize(
+    ("dtype", "own"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float64),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_parameters_of_any_dtype_serve_a_base_of_any_dtype(name, dtype, own):
+    case = CASES[name]
+    layer, x = case.layer(dtype=dtype, placement=own), torch.randn(7, 12, dtype=dtype)
+    exact = x.double() @ case.weight(layer).T + layer.bias.double()
+    y = layer(x)
+    y.sum().backward()
+    assert y.dtype == dtype and {(p.dtype, p.grad.dtype) for p in trained(layer).values()} == {(own, own)}
+    tolerance = 8 * max(torch.finfo(d).eps for d in (dtype, torch.float32 if own == torch.bfloat16 else own))
+    assert (y.double() - exact).abs().max() <= tolerance * exact.abs().max()
+    layer.merge()
+    assert layer.weight.dtype == dtype
+
+
+@EVERY
 @pytest.mark.parametrize("rows", [3, 200])
 def test_autocast(name, rows):
     case = CASES[name]

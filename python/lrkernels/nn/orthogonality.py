@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrkernels.nn.rotations.rotation import wide
+from lrkernels.nn.rotations.rotation import full_precision, wide
 
 
 def _matrix(name: str, weight: Tensor) -> Tensor:
@@ -24,14 +24,16 @@ def _matrix(name: str, weight: Tensor) -> Tensor:
     return wide(weight).flatten(1)
 
 
-def _less_identity(gram: Tensor) -> Tensor:
-    return gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+def _gram_excess(w: Tensor) -> Tensor:
+    """WWᵀ − I. Autocast would round it to a few thousandths, the size of what a penalty is to see."""
+    with full_precision(w):
+        return w @ w.mT - torch.eye(len(w), dtype=w.dtype, device=w.device)
 
 
 def _excess(name: str, weight: Tensor) -> Tensor:
     """WWᵀ − I, or WᵀW − I where there are more rows than columns and the rows cannot all be orthogonal."""
     w = _matrix(name, weight)
-    return _less_identity(w @ w.mT if w.shape[0] <= w.shape[1] else w.mT @ w)
+    return _gram_excess(w if w.shape[0] <= w.shape[1] else w.mT)
 
 
 def soft_orthogonality(weight: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def soft_orthogonality(weight: Tensor) -> Tensor:
 def double_soft_orthogonality(weight: Tensor) -> Tensor:
     """DSO: ‖WᵀW − I‖_F² + ‖WWᵀ − I‖_F², which at its least is |out − rest|: 0 for a square weight alone."""
     w = _matrix("double_soft_orthogonality", weight)
-    return _less_identity(w.mT @ w).square().sum() + _less_identity(w @ w.mT).square().sum()
+    return _gram_excess(w.mT).square().sum() + _gram_excess(w).square().sum()
 
 
 def mutual_coherence(weight: Tensor) -> Tensor:
@@ -59,12 +61,13 @@ def spectral_isometry(weight: Tensor, iterations: int = 2) -> Tensor:
     if iterations < 1:
         raise ValueError(f"spectral_isometry: iterations is {iterations}, expected at least 1")
     excess = _excess("spectral_isometry", weight)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(excess):
         longest = torch.linalg.vector_norm(excess, dim=0).argmax()
         direction = F.normalize(excess.index_select(1, longest.reshape(1)), dim=0)
         for _ in range(iterations - 1):
             direction = F.normalize(excess @ direction, dim=0)
-    return torch.linalg.vector_norm(excess @ direction)
+    with full_precision(excess):
+        return torch.linalg.vector_norm(excess @ direction)
 
 
 def convolution_orthogonality(kernel: Tensor, stride: int = 1) -> Tensor:
@@ -87,7 +90,8 @@ def convolution_orthogonality(kernel: Tensor, stride: int = 1) -> Tensor:
     k = wide(kernel)
     out, channels, height, width = k.shape
     padding = [(size - 1) // stride * stride for size in (height, width)]
-    products = F.conv2d(k, k, stride=stride, padding=padding)
+    with full_precision(k):
+        products = F.conv2d(k, k, stride=stride, padding=padding)
     center = torch.zeros_like(products)
     center[:, :, padding[0] // stride, padding[1] // stride].fill_diagonal_(1.0)
     return (products - center).square().sum() - max(out - channels * stride**2, 0)

@@ -26,7 +26,7 @@ from lrkernels.interop.peft.rotation import (
 from lrkernels.interop.peft.weights import dense_weight
 from lrkernels.nn.base_layer import is_plain_linear
 from lrkernels.nn.rotations.boft import interleave_halves, separate_halves
-from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
+from lrkernels.ops import block_diagonal_apply, cayley
 
 
 def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:

@@ -18,7 +18,7 @@ from lrkernels.interop.peft.fused_class import FusedClasses
 from lrkernels.interop.peft.gram_schmidt import gram_schmidt
 from lrkernels.interop.peft.method import Method
 from lrkernels.interop.peft.rotation import FusedRotation, rotation_dtype, tensor_obstacle
-from lrkernels.nn.rotations.products import householder_apply
+from lrkernels.ops import householder_apply
 
 
 def _layer_obstacle(layer: nn.Module) -> str | None:

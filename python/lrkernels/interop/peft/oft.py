@@ -25,7 +25,7 @@ from lrkernels.interop.peft.rotation import (
     wide_between,
 )
 from lrkernels.nn.base_layer import call_is_forward
-from lrkernels.nn.rotations.products import block_diagonal_apply, cayley
+from lrkernels.ops import block_diagonal_apply, cayley
 
 
 def _adapter_obstacle(layer: nn.Module, adapter: str) -> str | None:

@@ -180,8 +180,19 @@ class OFTLinear(RotatedLinear):
     made scalable", 2025.
     """
 
-    def __init__(self, base_layer: nn.Linear, block_size: int = 32, **options: Any) -> None:
-        super().__init__(base_layer, BlockRotation, block_size, **options)
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        block_size: int = 32,
+        *,
+        method: str = "exact",
+        terms: int = 5,
+        block_share: bool = False,
+        coft_eps: float | None = None,
+        **placement: Any,
+    ) -> None:
+        options = {"method": method, "terms": terms, "block_share": block_share, "coft_eps": coft_eps}
+        super().__init__(base_layer, BlockRotation, block_size, **options, **placement)
 
     def _merged(self) -> Tensor:
         self.rotation.warn_if_far_from_orthogonal()
