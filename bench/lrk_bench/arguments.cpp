@@ -82,29 +82,48 @@ Operation parse_operation(const std::string& text) {
 
 /// The lists a `run` multiplies out.
 struct Lists {
-  std::vector<int64_t> m = {512}, rank = {16}, rounds = {12};
+  std::vector<int64_t> m = {512}, rank = {16}, rounds = {12}, block = {32};
   std::vector<DType> dtype = {DType::kFloat32};
   std::optional<DType> factor_dtype;
   int64_t n = 1024, k = 1024;
   double dropout = 0;
   bool bias = false;
   std::string preset, sizes_given;
-  std::vector<std::string> low_rank_given, orthogonal_given;  // arguments that only one family has
+  std::vector<std::string> given;
 };
+
+/// Refuses an argument that the operation does not have.
+void check_given(const Case& c, const std::vector<std::string>& given) {
+  for (const std::string& argument : given) {
+    bool has = true;
+    for (const char* name : {"--m", "--n", "--k", "--rank", "--rounds", "--block"}) {
+      if (argument != name) continue;
+      has = false;
+      for (const Size& size : sizes_of(c)) has = has || argument == std::string("--") + size.name;
+    }
+    for (const char* name : {"--factors", "--dropout", "--preset", "--bias"})
+      has = has && (argument != name || info_of(c).family == Family::kLowRank);
+    if (!has) throw UsageError(argument + " is not an argument of " + name_of(c));
+  }
+}
 
 std::vector<Case> expand(Operation operation, const Lists& lists) {
   Case c;
   c.operation = operation;
-  if (info_of(c).family == Family::kOrthogonal) {
-    if (!lists.low_rank_given.empty()) throw UsageError(lists.low_rank_given[0] + " is not an argument of " + name_of(c));
+  check_given(c, lists.given);
+  if (info_of(c).family != Family::kLowRank) {
+    const bool rotations = info_of(c).family == Family::kGivens;
     std::vector<Case> cases;
     for (const DType dtype : lists.dtype)
-      for (const int64_t rounds : lists.rounds)
-        for (const int64_t m : lists.m)
-          c.dtype = dtype, c.rounds = rounds, c.m = m, c.k = lists.k, cases.push_back(c);
+      for (const int64_t size : rotations ? lists.rounds : lists.block)
+        for (const int64_t m : operation == Operation::kCayley ? std::vector<int64_t>{1} : lists.m) {
+          (rotations ? c.rounds : c.block) = size;
+          if (!rotations && lists.k % size != 0)
+            fail("--block", std::to_string(size), "a divisor of --k, which is " + std::to_string(lists.k));
+          c.dtype = dtype, c.m = m, c.k = lists.k, cases.push_back(c);
+        }
     return cases;
   }
-  if (!lists.orthogonal_given.empty()) throw UsageError(lists.orthogonal_given[0] + " is not an argument of " + name_of(c));
   std::vector<LayerShape> shapes = {{"", lists.n, lists.k}};
   if (!lists.preset.empty()) {
     if (!lists.sizes_given.empty())
@@ -153,10 +172,10 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
   while (next < words.size()) {
     const std::string argument = words[next++];
     if (argument == "--bias") {
-      lists.bias = true, lists.low_rank_given.push_back(argument);
+      lists.bias = true, lists.given.push_back(argument);
       continue;
     }
-    static const char* const kKnown[] = {"--m",      "--tokens", "--n",    "--k",      "--rank",   "--rounds",  "--dtype",
+    static const char* const kKnown[] = {"--m",      "--tokens", "--n",    "--k",      "--rank",   "--rounds",  "--block",    "--dtype",
                                          "--device", "--mode",   "--out",  "--format", "--kernel", "--threads",
                                          "--preset", "--factors", "--dropout", "--seconds", "--tolerance"};
     bool known = false;
@@ -170,12 +189,9 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
     }
     if (argument == "--n") lists.n = parse_integer(argument, value, 1, kMostColumns), lists.sizes_given = argument;
     if (argument == "--k") lists.k = parse_integer(argument, value, 1, kMostColumns), lists.sizes_given = argument;
-    for (const char* name : {"--n", "--rank", "--factors", "--dropout", "--preset"})
-      if (argument == name) lists.low_rank_given.push_back(argument);
-    if (argument == "--rounds") {
-      lists.rounds = integers(argument, value, 0, kMostRank);
-      lists.orthogonal_given.push_back(argument);
-    }
+    lists.given.push_back(argument == "--tokens" ? "--m" : argument);
+    if (argument == "--rounds") lists.rounds = integers(argument, value, 0, kMostRank);
+    if (argument == "--block") lists.block = integers(argument, value, 1, kMostRank);
     if (argument == "--rank") lists.rank = integers(argument, value, 1, kMostRank);
     if (argument == "--dtype") {
       lists.dtype.clear(), dtype_given = true;
@@ -207,8 +223,8 @@ std::string usage() {
   lrk_bench smoke ...            a few small cases of everything, in seconds
   lrk_bench roofline ...         what this machine can do at most
 
-x is [m, k], weight [n, k], down [rank, k], up [n, rank]; Givens rotations have rounds of k / 2 angles. Lists are
-written 1,16,512 and multiply out.
+x is [m, k], weight [n, k], down [rank, k], up [n, rank]; Givens rotations have rounds of k / 2 angles, block
+products k / block matrices. Lists are written 1,16,512 and multiply out.
 
   --m, --tokens LIST   rows (512)                      --device cpu|cuda|cuda_emulated
   --n, --k NUMBER      outputs, inputs (1024)          --threads NUMBER    (every CPU)
@@ -217,7 +233,7 @@ written 1,16,512 and multiply out.
   --factors DTYPE      of down, up, bias                                   or calls back to back
   --dropout NUMBER     probability (0)                 --seconds NUMBER    at most, a case (3)
   --bias               adds one                        --tolerance NUMBER  of the median's interval (0.02)
-  --rounds LIST        of Givens rotations (12)
+  --rounds LIST        of Givens rotations (12)        --block LIST        (32)
   --preset NAME        a model's layers, with --tokens --format table|csv|json   --out FILE
 )";
 }

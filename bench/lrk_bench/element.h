@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "lrk/types.h"
 
@@ -21,6 +22,13 @@ const char* short_name(DType dtype);
 /// Element (row, col) of a view of host memory.
 inline double element(const MatrixView& view, int64_t row, int64_t col) {
   return load(view.dtype, view.data, row * view.row_stride + col * view.col_stride);
+}
+
+/// Row `row` of a view of host memory.
+inline std::vector<double> row_of(const MatrixView& view, int64_t row) {
+  std::vector<double> line(static_cast<size_t>(view.cols));
+  for (int64_t col = 0; col < view.cols; ++col) line[static_cast<size_t>(col)] = element(view, row, col);
+  return line;
 }
 
 }  // namespace lrk::bench

@@ -24,10 +24,9 @@ struct Sum {
 };
 
 /// One line of a matrix in double, dropped where a mask says so.
-std::vector<double> row_of(const MatrixView& view, int64_t row, const std::vector<double>& mask = {}) {
-  std::vector<double> line(size_t(view.cols));
-  for (int64_t col = 0; col < view.cols; ++col)
-    line[size_t(col)] = element(view, row, col) * (mask.empty() ? 1.0 : mask[size_t(col)]);
+std::vector<double> row_of(const MatrixView& view, int64_t row, const std::vector<double>& mask) {
+  std::vector<double> line = bench::row_of(view, row);
+  for (size_t col = 0; col < mask.size(); ++col) line[col] *= mask[col];
   return line;
 }
 

@@ -128,7 +128,7 @@ int smoke(Arguments arguments, int threads) {
         const double dropout = dtype == DType::kFloat32 ? 0.1 : 0.0;
         Case c;
         c.operation = info.operation, c.dtype = c.factor_dtype = dtype, c.dropout = dropout, c.bias = true;
-        c.m = small ? 24 : 65, c.n = small ? 40 : 96, c.k = small ? 32 : 136, c.rank = 9, c.rounds = 9;
+        c.m = small ? 24 : 65, c.n = small ? 40 : 96, c.k = small ? 32 : 136, c.rank = 9, c.rounds = 9, c.block = 8;
         if (dtype == DType::kFloat16) c.factor_dtype = DType::kFloat32;
         cases.push_back(c);
       }

@@ -7,12 +7,16 @@
 
 #include "cublaslt.h"
 #include "device.h"
+#include "matrix.h"
 #include "verify.h"
 
 namespace lrk::bench {
 
-enum class Operation { kLinear, kProject, kExpand, kFactorGrad, kBackward, kGivens, kGivensBackward };
-enum class Family { kLowRank, kOrthogonal };
+enum class Operation {
+  kLinear, kProject, kExpand, kFactorGrad, kBackward,
+  kGivens, kGivensBackward, kBlockDiagonal, kBlockDiagonalBackward, kCayley
+};
+enum class Family { kLowRank, kGivens, kBlocks };
 
 struct OperationInfo {
   Operation operation;
@@ -22,11 +26,12 @@ struct OperationInfo {
 };
 const std::vector<OperationInfo>& operations();
 
-/// x is [m, k]; low-rank: weight [n, k], down [rank, k], up [n, rank]; Givens: `rounds` of k / 2 angles.
+/// x is [m, k]; low-rank: weight [n, k], down [rank, k], up [n, rank]; Givens: `rounds` of k / 2 angles; blocks: k / block
+/// matrices [block, block].
 struct Case {
   Operation operation = Operation::kLinear;
   std::string label;  // "q, o" of a preset; empty otherwise
-  int64_t m = 512, n = 1024, k = 1024, rank = 16, rounds = 12;
+  int64_t m = 512, n = 1024, k = 1024, rank = 16, rounds = 12, block = 32;
   DType dtype = DType::kFloat32;
   DType factor_dtype = DType::kFloat32;  // down, up and bias
   double dropout = 0;
@@ -45,7 +50,7 @@ struct Size {
   const char* name;
   int64_t Case::* member;
 };
-const std::vector<Size>& sizes_of(Family family);
+const std::vector<Size>& sizes_of(const Case& c);
 
 /// The arithmetic, and the bytes that must move when everything is read and written once.
 double flops(const Case& c);
@@ -75,6 +80,9 @@ class Problem {
   /// What the torch op would run when that is not a kernel of ours; empty otherwise.
   virtual std::string library_plan() const { return {}; }
 };
+
+/// A copy of x, [m, k]: the bytes that an operation on x cannot avoid.
+Contender copy_contender(const Problem& problem, const Matrix& x, Matrix& to);
 
 std::unique_ptr<Problem> make_problem(const Case& c, Device& device);
 

@@ -50,7 +50,7 @@ double spread(const Measurement& time) {
 
 std::string title(const Case& c) {
   std::string text = name_of(c);
-  for (const Size& size : sizes_of(info_of(c).family)) text += format(" %s %lld", size.name, (long long)(c.*size.member));
+  for (const Size& size : sizes_of(c)) text += format(" %s %lld", size.name, (long long)(c.*size.member));
   text += std::string(" ") + short_name(c.dtype);
   if (info_of(c).family == Family::kLowRank && c.factor_dtype != c.dtype)
     text += std::string(" factors ") + short_name(c.factor_dtype);
@@ -115,7 +115,7 @@ std::string to_table(const MachineReport& machine, const std::vector<CaseReport>
 
 std::string to_csv(const MachineReport& machine, const std::vector<CaseReport>& reports) {
   std::string text =
-      "operation,layers,device,m,n,k,rank,rounds,dtype,factors,dropout,bias,mode,contender,status,us,us_low,us_high,samples,"
+      "operation,layers,device,m,n,k,rank,rounds,block,dtype,factors,dropout,bias,mode,contender,status,us,us_low,us_high,samples,"
       "settled,gflops,gbytes_per_s,roofline_percent,bound,times_ours,checked,total,worst_error,kernels,notes\n";
   for (const CaseReport& report : reports) {
     const Case& c = report.c;
@@ -124,8 +124,8 @@ std::string to_csv(const MachineReport& machine, const std::vector<CaseReport>& 
     for (const ContenderReport& contender : report.contenders) {
       const Measurement& time = contender.time;
       text += name_of(c) + "," + field(c.label) + "," + machine.device;
-      text += format(",%lld,%lld,%lld,%lld,%lld,", (long long)c.m, (long long)c.n, (long long)c.k, (long long)c.rank,
-                     (long long)c.rounds);
+      text += format(",%lld,%lld,%lld,%lld,%lld,%lld,", (long long)c.m, (long long)c.n, (long long)c.k,
+                     (long long)c.rank, (long long)c.rounds, (long long)c.block);
       text += std::string(short_name(c.dtype)) + "," + short_name(c.factor_dtype);
       text += format(",%g,%d,%s,", c.dropout, int(c.bias), name_of(report.mode));
       text += contender.name + "," + status_of(contender) + ",";
@@ -163,7 +163,7 @@ std::string to_json(const MachineReport& machine, const std::vector<CaseReport>&
     const Case& c = reports[i].c;
     json += (i ? ",\n    {" : "\n    {") + std::string("\"operation\": ") + quoted(name_of(c)) + ", \"layers\": " +
             quoted(c.label);
-    for (const Size& size : sizes_of(info_of(c).family))
+    for (const Size& size : sizes_of(c))
       json += format(", \"%s\": %lld", size.name, (long long)(c.*size.member));
     json += format(", \"dtype\": \"%s\", \"factors\": \"%s\", \"dropout\": %g, \"bias\": %s, \"mode\": \"%s\", "
                    "\"flops\": %.0f, \"bytes\": %.0f, \"contenders\": [",

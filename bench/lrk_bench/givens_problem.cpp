@@ -1,4 +1,4 @@
-#include "orthogonal_problem.h"
+#include "givens_problem.h"
 
 #include <cmath>
 #include <memory>
@@ -25,12 +25,6 @@ void turn(const GivensProblem& p, int64_t t, double direction, std::vector<doubl
   }
 }
 
-std::vector<double> row_of(const Matrix& matrix, int64_t row) {
-  std::vector<double> line(size_t(matrix.cols()));
-  for (int64_t col = 0; col < matrix.cols(); ++col) line[size_t(col)] = element(matrix.host(), row, col);
-  return line;
-}
-
 double largest(const std::vector<double>& line) {
   double most = 0;
   for (const double value : line) most = std::max(most, std::fabs(value));
@@ -46,7 +40,7 @@ AngleGradients angle_gradients(const GivensProblem& p) {
   const int64_t pairs = p.c.k / 2, rounds = p.c.rounds;
   AngleGradients all{std::vector<double>(size_t(rounds * pairs)), std::vector<double>(size_t(rounds * pairs))};
   for (int64_t row = 0; row < p.c.m; ++row) {
-    std::vector<double> y = row_of(*p.x, row), g = row_of(*p.dy, row);
+    std::vector<double> y = row_of(p.x->host(), row), g = row_of(p.dy->host(), row);
     for (int64_t t = rounds - 1; t >= 0; --t) {
       const int64_t stride = p.strides[size_t(t)];
       int64_t at = t * pairs;
@@ -99,7 +93,7 @@ std::vector<Result> GivensProblem::results() const {
   const double walk = double(c.k) * double(c.rounds);
   std::vector<Result> all;
   all.push_back({is_backward() ? "dx" : "y", y.get(), [this](int64_t row) -> RowReference {
-    std::vector<double> line = row_of(is_backward() ? *dy : *x, row);
+    std::vector<double> line = row_of((is_backward() ? *dy : *x).host(), row);
     for (int64_t t = 0; t < c.rounds; ++t)
       is_backward() ? turn(*this, c.rounds - 1 - t, -1, &line) : turn(*this, t, 1, &line);
     const double rotations = kDeviations * unit_roundoff(c.factor_dtype) * std::sqrt(2.0 * double(c.rounds) + 1) *
@@ -140,11 +134,7 @@ std::vector<Contender> GivensProblem::contenders(CublasLt*, std::vector<std::str
       return Status{};
     }, results()});
     if (c.dtype != c.factor_dtype) all.pop_back();  // rounds to half after each: another result
-    all.push_back({"copy", "x copied: the bytes that the operation cannot avoid", [this] {
-      return device.copy(y->view().data, x->view().data, x->bytes());
-    }, {{"y", y.get(), [this](int64_t row) -> RowReference {
-      return [line = row_of(*x, row)](int64_t col) { return Expected{line[size_t(col)], 0}; };
-    }, double(c.k), 1}}});
+    all.push_back(copy_contender(*this, *x, *y));
   }
   return all;
 }

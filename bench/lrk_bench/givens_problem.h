@@ -1,4 +1,4 @@
-// The operands of the orthogonal operations and the calls that compute them.
+// Givens rotations: the operands and the calls that compute them.
 #pragma once
 
 #include <memory>
