@@ -1,4 +1,4 @@
-"""Fine-tuning steps of a small Llama with LoRA: stock PEFT, lrkernels.accelerate, and both compiled, in turn.
+"""Fine-tuning steps of a small Llama with PEFT's LoRA, OFT, BOFT or HRA: stock, lrkernels.accelerate, both compiled.
 
     python bench/end_to_end.py                          # the CPU settings; a table
     python bench/end_to_end.py --device cuda --size 7b-slice

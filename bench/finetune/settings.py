@@ -33,7 +33,8 @@ SIZES = {
 @dataclass(frozen=True)
 class Setting:
     name: str
-    rank: int = 16
+    method: str = "lora"  # or "oft", "oft exact", "boft", "hra"
+    rank: int = 16  # or the size of a block, or the number of reflections
     targets: tuple[str, ...] = ALL_LINEAR
     dtype: str = "fp32"  # of the base; PEFT makes the adapters float32
     autocast: bool = False
@@ -57,4 +58,10 @@ SETTINGS = (
     Setting("bf16", dtype="bf16", compiled=True),
     Setting("bf16, dropout 0.1", dtype="bf16", dropout=0.1),
     Setting("bf16 autocast", autocast=True),
+    Setting("OFT, fp32", method="oft"),
+    Setting("OFT exact, fp32", method="oft exact"),
+    Setting("OFT, bf16", method="oft", dtype="bf16"),
+    Setting("BOFT, fp32", method="boft"),
+    Setting("HRA, fp32", method="hra", rank=8),
+    Setting("HRA, bf16", method="hra", rank=8, dtype="bf16"),
 )

@@ -24,6 +24,19 @@ VERIFIED_STEPS = 3
 TOLERANCE = {"fp32": 1e-4, "half": 2e-2, "dropout": 5e-2}
 
 
+def adapter_config(setting: Setting) -> peft.PeftConfig:
+    common = {"target_modules": list(setting.targets), "task_type": "CAUSAL_LM"}
+    if setting.method == "lora":
+        return peft.LoraConfig(
+            r=setting.rank, lora_alpha=2 * setting.rank, lora_dropout=setting.dropout, use_dora=setting.dora, **common
+        )  # fmt: skip
+    if setting.method == "boft":
+        return peft.BOFTConfig(boft_block_size=setting.rank, **common)
+    if setting.method == "hra":
+        return peft.HRAConfig(r=setting.rank, **common)
+    return peft.OFTConfig(oft_block_size=setting.rank, use_cayley_neumann=setting.method == "oft", **common)
+
+
 def peft_model(setting: Setting, size: Size, device: str) -> nn.Module:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -31,11 +44,9 @@ def peft_model(setting: Setting, size: Size, device: str) -> nn.Module:
         num_attention_heads=size.heads, num_key_value_heads=size.heads, use_cache=False,
     )  # fmt: skip
     base = transformers.LlamaForCausalLM(config).to(device, DTYPES[setting.dtype])
-    adapter = peft.LoraConfig(
-        r=setting.rank, lora_alpha=2 * setting.rank, lora_dropout=setting.dropout, use_dora=setting.dora,
-        target_modules=list(setting.targets), task_type="CAUSAL_LM",
-    )  # fmt: skip
-    model = peft.get_peft_model(base, adapter).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's BOFT has no CUDA extension here, and makes one factor
+        model = peft.get_peft_model(base, adapter_config(setting)).train()
     if setting.checkpointing:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

@@ -14,7 +14,7 @@ QUICK = ["--size", "quick", "--no-compile", "--seconds", "0.01"]
 def test_quick_run(scripts, tmp_path, capsys, monkeypatch):
     bench = scripts("end_to_end")
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
-    settings = ["fp32, DoRA", "bf16, dropout 0.1"]
+    settings = ["fp32, DoRA", "bf16, dropout 0.1", "OFT exact, fp32", "BOFT, fp32", "HRA, bf16"]
     assert bench.main([*QUICK, "--only", *settings, "--markdown", "--save", "here"]) == 0
     printed = capsys.readouterr().out
     document = json.loads((tmp_path / "here.json").read_text())

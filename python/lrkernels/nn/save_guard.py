@@ -26,7 +26,8 @@ def refuse_save_pretrained(*args: Any, **kwargs: Any) -> NoReturn:
     raise RuntimeError(
         "save_pretrained: lrkernels replaced layers of this model, and from_pretrained would build the model without "
         "them and drop their parameters with only a warning. Nothing was written. Call "
-        "lrkernels.interop.peft.save_adapter(model, path) for LoRALinear layers (PEFT loads it too), or "
+        "lrkernels.interop.peft.save_adapter(model, path) for LoRALinear, OFTLinear, BOFTLinear or HouseholderLinear "
+        "layers (PEFT loads it too), or "
         "torch.save(model.state_dict(), path) and load it into a model replaced in the same way. Where your own code "
         "replaces the layers again before it loads, `del model.save_pretrained` gives the method back"
     )

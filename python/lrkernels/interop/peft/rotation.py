@@ -43,13 +43,12 @@ def _can_fuse(layer: FusedRotation, x: Tensor, adapters: list[str]) -> bool:
     # PEFT casts x to the weights' dtype, except inside peft.helpers.disable_input_dtype_casting. To float64 we do not.
     if not layer.cast_input_dtype_enabled or layer._layer_obstacle(layer) is not None:
         return False
-    return all(
-        layer._adapter_obstacle(layer, name) is None and layer._weight(layer, name).dtype in (x.dtype, *_NARROWER)
-        for name in adapters
-    )
-
-
-_NARROWER = tuple(dtype for dtype in KERNEL_DTYPES if dtype != torch.float64)
+    for name in adapters:
+        if layer._adapter_obstacle(layer, name) is not None:
+            return False
+        if layer._weight(layer, name).dtype == torch.float64 and x.dtype != torch.float64:
+            return False
+    return True
 
 
 def tensor_obstacle(what: str, tensor: Tensor, shape: Sequence[int]) -> str | None:
