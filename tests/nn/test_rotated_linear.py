@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from rotation_cases import CASES
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from lrkernels.nn import (
     BOFTLinear,
@@ -261,6 +262,17 @@ def test_compiles_whole(name, rows):
         y = run(x)
         gradients.append((y, *torch.autograd.grad(y.square().sum(), trained(layer).values())))
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("name", ["Givens", "OFT"])
+def test_dynamic_shapes_compile_once_a_side(name):
+    layer, counter = CASES[name].layer(dtype=torch.float32), CompileCounter()
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+    for rows in (5, 6, 7, 9, 40, 60, 200):
+        x = torch.randn(rows, 12)
+        torch.testing.assert_close(compiled(x), layer(x))
+    assert counter.frame_count == 2
 
 
 @EVERY
