@@ -19,8 +19,8 @@
 namespace lrk::cpu {
 namespace {
 
-constexpr int64_t kRowsWanted = 14;           // of a tile, rounded up to whole tiles of the kernel
-constexpr int64_t kGradientTiles = 2;         // tiles of rows at once where sums over rows are taken too
+constexpr int64_t kRowsWanted = 14;          // of a tile, rounded up to whole tiles of the kernel
+constexpr int64_t kGradientTiles = 2;        // tiles of rows at once where sums over rows are taken too
 constexpr int64_t kGroupCols = 1024;         // of a range of blocks, more or less
 constexpr int64_t kGroupElements = 1 << 16;  // of its matrices, at most
 constexpr int64_t kTasksWanted = 16;         // ranges of rows are added until there are as many
