@@ -95,6 +95,19 @@ def test_wide_blocks(device, block):
         assert_near(dblocks, exact_gradient(x, grad, blocks), torch.float32, "dblocks")
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_a_block_wider_than_what_a_cpu_stages(dtype):
+    x, blocks = make("cpu", dtype, (2, 1030), (3,), blocks_dtype=torch.float32)
+    grad = torch.randn(x.shape).to(dtype)
+    for transpose in (False, True):
+        leaves = x.clone().requires_grad_(), blocks.clone().requires_grad_()
+        y = op(*leaves, transpose=transpose)
+        dx, dblocks = torch.autograd.grad(y, leaves, grad)
+        assert_near(y, exact_product(x, blocks, transpose), dtype, "y")
+        assert_near(dx, exact_product(grad, blocks, not transpose), dtype, "dx")
+        assert_near(dblocks, exact_gradient(x, grad, blocks, transpose), torch.float32, "dblocks")
+
+
 @pytest.mark.parametrize("scale", (1.0, 1e-6, 1e6))
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_with_float32_blocks(device, dtype, scale):

@@ -1,10 +1,10 @@
 // y_n = x_n R_n for every block n of features, and its gradients.
 //
 // Work: block multiply-adds an element (gradients: twice that); bytes: x and y once (x, g and dx). Up to blocks of about
-// 32 that is memory's. So a few rows are walked along all columns, as streams that the hardware follows, with the next
-// columns asked for ahead: they are staged as floats (kStagedCols columns, in the first level cache), multiplied in
-// registers and written once. The matrices of a task's columns stay in the second level cache, packed unless they are
-// right as they are. The gradient of the matrices is summed beside dx, from the same reading of x and g.
+// 32 that is memory's. So as few rows as keep the multiply-adds busy are staged as floats, a page of each at a time,
+// which are streams that the hardware follows; they are multiplied in registers and written once. The matrices of a
+// task's columns stay in the second level cache beside them, packed unless they are right as they are. The gradient of
+// the matrices is summed beside dx, from the same reading of x and g.
 //
 // Tasks are ranges of blocks times ranges of rows. Each range of rows has sums of its own, which are added in order; the
 // ranges depend on the shape alone.
@@ -19,11 +19,11 @@
 namespace lrk::cpu {
 namespace {
 
-constexpr int64_t kRowsWanted = 14;         // of a tile, rounded up to whole tiles of the kernel
-constexpr int64_t kGradientTiles = 4;       // tiles of rows at once where sums over rows are taken too
-constexpr int64_t kGroupCols = 1024;        // of a range of blocks, more or less
-constexpr int64_t kGroupElements = 1 << 16; // of its matrices, at most
-constexpr int64_t kTasksWanted = 16;        // ranges of rows are added until there are as many
+constexpr int64_t kRowsWanted = 14;          // of a tile, rounded up to whole tiles of the kernel
+constexpr int64_t kGradientTiles = 2;        // tiles of rows at once where sums over rows are taken too
+constexpr int64_t kGroupCols = 1024;         // of a range of blocks, more or less
+constexpr int64_t kGroupElements = 1 << 16;  // of its matrices, at most
+constexpr int64_t kTasksWanted = 16;         // ranges of rows are added until there are as many
 
 /// How rows and blocks are cut, and the sizes of what is packed and staged.
 struct Division {
@@ -50,7 +50,7 @@ struct Division {
   int64_t packed() const { return block * width; }  // elements of a matrix
   int64_t tasks() const { return groups * row_ranges; }
   /// Kernels::multiply reads whole panels, which may go past the last column.
-  int64_t staged() const { return chunks * tile_rows * kStagedCols + tile_cols; }
+  int64_t staged() const { return chunks * tile_rows * kStagedStride + tile_cols; }
 
   int64_t first_block(int64_t group) const { return count * group / groups; }
   int64_t first_row(int64_t range) const {
@@ -102,20 +102,10 @@ struct PackedMatrices {
 template <class T>
 void stage_rows(const Kernels<T>& kernels, const Division& division, const MatrixView& x, int64_t row, int64_t rows,
                 int64_t col, int64_t end, T* staged) {
-  for (; col < end; col += kStagedCols, staged += division.tile_rows * kStagedCols) {
+  for (; col < end; col += kStagedCols, staged += division.tile_rows * kStagedStride) {
     const int64_t count = std::min(kStagedCols, end - col);
-    kernels.stage(staged, kStagedCols, source_at(x, row, col), rows, count, count);
+    kernels.stage(staged, kStagedStride, source_at(x, row, col), rows, count, count);
   }
-}
-
-/// Asks for a block's worth of columns that will be wanted soon.
-void fetch_columns(const MatrixView& x, int64_t row, int64_t rows, int64_t col, int64_t count) {
-  constexpr int64_t kLine = 64;
-  if (x.col_stride != 1 || col >= x.cols) return;
-  const int64_t element = int64_t(size_of(x.dtype)), bytes = std::min(count, x.cols - col) * element;
-  const char* from = static_cast<const char*>(x.data) + (row * x.row_stride + col) * element;
-  for (int64_t i = 0; i < rows; ++i, from += x.row_stride * element)
-    for (int64_t offset = 0; offset < bytes; offset += kLine) __builtin_prefetch(from + offset, 0, 2);
 }
 
 /// y_n of staged x_n.
@@ -123,8 +113,8 @@ template <class T>
 void apply_block(const BlockKernels<T>& kernels, const Division& division, const PackedMatrices<T>& matrices, int64_t n,
                  const T* staged, int64_t row, int64_t rows, const MutableMatrixView& y) {
   for (int64_t i = 0; i < rows; i += kernels.tile_rows) {
-    kernels.apply(int(std::min<int64_t>(kernels.tile_rows, rows - i)), division.block, staged + i * kStagedCols,
-                  division.tile_rows * kStagedCols, matrices.at(n), matrices.r_stride, matrices.panel_stride,
+    kernels.apply(int(std::min<int64_t>(kernels.tile_rows, rows - i)), division.block, staged + i * kStagedStride,
+                  division.tile_rows * kStagedStride, matrices.at(n), matrices.r_stride, matrices.panel_stride,
                   division.block, destination_at(y, row + i, n * division.block));
   }
 }
@@ -175,15 +165,13 @@ Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
   T* const packed = workspace.take<T>(matrices.elements());
   const std::vector<T*> scratch = take_each<T>(workspace, division.tasks(), division.staged());
   matrices.pack(packed, context);
-  const int64_t block = args.block, ahead = division.staged_blocks * block;
+  const int64_t block = args.block;
   for_each_tile(division, args.x.rows * args.x.cols * block, context,
                 [&](int64_t task, int64_t, int64_t, int64_t row, int64_t rows, int64_t first, int64_t end) {
     T* const staged = scratch[size_t(task)];
     stage_rows(blocks, division, args.x, row, rows, first * block, end * block, staged);
-    for (int64_t n = first; n < end; ++n) {
-      fetch_columns(args.x, row, rows, n * block + ahead, block);
+    for (int64_t n = first; n < end; ++n)
       apply_block(kernels, division, matrices, n, staged + (n - first) * block, row, rows, args.y);
-    }
   });
   return {};
 }
@@ -209,14 +197,14 @@ struct GradientMemory {
 /// sum += a_n^T b_n over `rows` staged rows.
 template <class T>
 void add_product(const Kernels<T>& kernels, const Division& division, const T* a, const T* b, int64_t rows, T* sum) {
-  const int64_t block = division.block, chunk_stride = division.tile_rows * kStagedCols;
+  const int64_t block = division.block, chunk_stride = division.tile_rows * kStagedStride;
   for (int64_t chunk = 0; chunk < block; chunk += kStagedCols) {
     const T* const a_chunk = a + chunk / kStagedCols * chunk_stride;
     const int64_t end = std::min(block, chunk + kStagedCols), height = balanced_part(end - chunk, kernels.tile_rows);
     for (int64_t j = 0; j < block; j += kernels.tile_cols) {
       const T* const b_panel = b + j / kStagedCols * chunk_stride + j % kStagedCols;
       for (int64_t i = chunk; i < end; i += height)
-        kernels.multiply(std::min(height, end - i), rows, a_chunk + i - chunk, kStagedCols, b_panel, kStagedCols,
+        kernels.multiply(std::min(height, end - i), rows, a_chunk + i - chunk, kStagedStride, b_panel, kStagedStride,
                          sum + i * division.width + j, division.width, true, a_chunk, 0);
     }
   }

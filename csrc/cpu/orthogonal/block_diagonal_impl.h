@@ -34,7 +34,7 @@ void apply_tile(int64_t depth, const typename Vector::Scalar* x, int64_t chunk_s
       }
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i) {
-        const typename Vector::Register value = Vector::broadcast(at[i * kStagedCols]);
+        const typename Vector::Register value = Vector::broadcast(at[i * kStagedStride]);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) sum[i][v] = Vector::fma(value, panel[v], sum[i][v]);
       }

@@ -8,9 +8,10 @@
 namespace lrk::cpu {
 
 /// Rows on their way through a product: element (row, col) of a tile of `rows` rows lies at
-/// ((col / kStagedCols) rows + row) kStagedCols + col % kStagedCols. The stride of a row is a constant, so that a tile's
-/// rows are offsets in the kernel's loads.
-constexpr int64_t kStagedCols = 256;
+/// ((col / kStagedCols) rows + row) kStagedStride + col % kStagedCols. The stride of a row is a constant, so that a tile's
+/// rows are offsets in the kernel's loads, and a cache line more than a power of two, so that they do not meet in one set
+/// of the first level cache.
+constexpr int64_t kStagedCols = 1024, kStagedStride = kStagedCols + 16;
 
 template <class T>
 struct BlockKernels {
