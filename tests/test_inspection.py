@@ -174,7 +174,7 @@ def test_what_is_verified_on_hardware():
 
 def test_bad_names():
     for name in ("lowrank_lineer", "__class__", "_stop_trace", ""):
-        with pytest.raises(ValueError, match=f"no op named '{name}'; the ops are givens_apply, lowrank_expand, low"):
+        with pytest.raises(ValueError, match=f"no op named '{name}'; the ops are .*givens_apply, .*lowrank"):
             lrkernels.explain(name, x)
     with pytest.raises(TypeError, match="explain: op is a int"):
         lrkernels.explain(3)

@@ -19,9 +19,17 @@ std::string kernel_name(const char* operation) {
   return std::string("householder_") + operation + "_" + name_of(selected_cpu_isa());
 }
 
-Plan plan(const char* operation) {
+/// A row of T a task, `rows_a_task` of them.
+template <class T>
+size_t workspace_of(int64_t rows, int64_t features, int64_t rows_a_task) {
+  return size_t(std::min(rows, kTasks)) * cpu::Workspace::padded(size_t(features * rows_a_task) * sizeof(T));
+}
+
+Plan plan(const char* operation, const MatrixView& units, int64_t rows, int64_t rows_a_task) {
   Plan plan;
   plan.kernel = kernel_name(operation), plan.reason = "the only kernel there is";
+  plan.workspace_bytes = units.dtype == DType::kFloat64 ? workspace_of<double>(rows, units.cols, rows_a_task)
+                                                        : workspace_of<float>(rows, units.cols, rows_a_task);
 #if defined(__x86_64__)
   plan.hardware_verified = true;
 #endif
@@ -30,16 +38,16 @@ Plan plan(const char* operation) {
 
 bool in_double(const MatrixView& view) { return view.dtype == DType::kFloat64; }
 
-/// Calls body(row, buffer of `floats` T) for every row, a few tasks at a time.
+/// Calls body(row, buffer of `rows_a_task` rows) for every row, a few tasks at a time.
 template <class T, class Body>
-Status for_each_row(const char* operation, int64_t rows, int64_t features, int64_t floats, const Context& context,
+Status for_each_row(const char* operation, int64_t rows, int64_t features, int64_t rows_a_task, const Context& context,
                     const Body& body) {
   const int64_t tasks = std::min(rows, kTasks);
-  const size_t piece = cpu::Workspace::padded(size_t(floats) * sizeof(T)), bytes = size_t(tasks) * piece;
+  const size_t bytes = workspace_of<T>(rows, features, rows_a_task);
   cpu::Workspace workspace(bytes);
   if (!workspace.allocate(context)) return cpu::out_of_memory(operation, bytes);
   std::vector<T*> buffers(static_cast<size_t>(tasks));
-  for (T*& buffer : buffers) buffer = workspace.take<T>(floats);
+  for (T*& buffer : buffers) buffer = workspace.take<T>(features * rows_a_task);
   cpu::run_tasks(context, tasks, rows * features * 4, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task)
       for (int64_t row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row) body(row, buffers[size_t(task)]);
@@ -79,7 +87,7 @@ template <class T>
 Status unit_rows_of(const UnitRowsArgs& args, const Context& context) {
   const cpu::Kernels<T>& kernels = cpu::selected_kernels<T>();
   const int64_t count = args.vectors.rows, features = args.vectors.cols;
-  return for_each_row<T>("unit_rows", args.units.rows, features, features, context, [&](int64_t row, T* v) {
+  return for_each_row<T>("unit_rows", args.units.rows, features, 1, context, [&](int64_t row, T* v) {
     T largest = 0, norm = 0;
     int64_t begin = 0, end = row < count ? features : 0;
     if (row < count) {
@@ -107,7 +115,9 @@ Status unit_rows_of(const UnitRowsArgs& args, const Context& context) {
   });
 }
 
-Plan plan_unit_rows(const UnitRowsArgs&, const Context&) { return plan("unit_rows"); }
+Plan plan_unit_rows(const UnitRowsArgs& args, const Context&) {
+  return plan("unit_rows", args.units, args.units.rows, 1);
+}
 
 Status unit_rows(const UnitRowsArgs& args, const Context& context) {
   record_dispatch(kernel_name("unit_rows"));
@@ -135,10 +145,12 @@ Status unit_rows_backward_of(const UnitRowsBackwardArgs& args, const Context& co
     }
     kernels.finish(du, features, 1, features, nullptr, nullptr, cpu::destination_at(args.dvectors, row, 0));
   };
-  return for_each_row<T>("unit_rows_backward", args.dvectors.rows, features, 3 * features, context, run);
+  return for_each_row<T>("unit_rows_backward", args.dvectors.rows, features, 3, context, run);
 }
 
-Plan plan_unit_rows_backward(const UnitRowsBackwardArgs&, const Context&) { return plan("unit_rows_backward"); }
+Plan plan_unit_rows_backward(const UnitRowsBackwardArgs& args, const Context&) {
+  return plan("unit_rows_backward", args.units, args.dvectors.rows, 3);
+}
 
 Status unit_rows_backward(const UnitRowsBackwardArgs& args, const Context& context) {
   record_dispatch(kernel_name("unit_rows_backward"));
