@@ -24,8 +24,8 @@ struct Sum {
 };
 
 /// One line of a matrix in double, dropped where a mask says so.
-std::vector<double> row_of(const MatrixView& view, int64_t row, const std::vector<double>& mask) {
-  std::vector<double> line = bench::row_of(view, row);
+std::vector<double> dropped_row_of(const MatrixView& view, int64_t row, const std::vector<double>& mask) {
+  std::vector<double> line = row_of(view, row);
   for (size_t col = 0; col < mask.size(); ++col) line[col] *= mask[col];
   return line;
 }
@@ -122,7 +122,7 @@ std::vector<Result> LowRankProblem::results(Path path) const {
   const double rank = double(std::max<int64_t>(c.rank, 1));
 
   const auto branch_of_x = [this, mask](int64_t row) {
-    const std::vector<double> dropped = row_of(x->host(), row, mask.row(row));
+    const std::vector<double> dropped = dropped_row_of(x->host(), row, mask.row(row));
     Branch branch;
     for (int64_t r = 0; r < c.rank; ++r)
       branch.add(product(dropped, [&](int64_t i) { return element(down->host(), r, i); }));
@@ -147,7 +147,7 @@ std::vector<Result> LowRankProblem::results(Path path) const {
   switch (c.operation) {
     case Operation::kProject:
       results.push_back({"s", s.get(), [=, this](int64_t row) -> RowReference {
-        const std::vector<double> dropped = row_of(x->host(), row, mask.row(row));
+        const std::vector<double> dropped = dropped_row_of(x->host(), row, mask.row(row));
         return [=, this, rounding = Roundings(c_, s->dtype())](int64_t r) {
           const Sum sum = product(dropped, [&](int64_t i) { return element(down->host(), r, i); });
           return Expected{sum.value, rounding.of(sum, sum.norm(), sum.value)};

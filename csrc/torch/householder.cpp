@@ -105,10 +105,15 @@ class Reflections {
       const Tensor q = coefficients(panel(0), matrix_of(rows), false);
       return torch::stable::to(update(panel(0), rows, q, sizes), x.scalar_type());
     }
+    return torch::stable::to(apply_wide(x), x.scalar_type());
+  }
+
+  /// The result before it is rounded to x's dtype.
+  Tensor apply_wide(const Tensor& x) {
     const Tensor y = wide_copy(x), rows = matrix_of(y);
     for (int64_t index = 0; index < panels_; ++index)
       update_in_place(panel(index), rows, coefficients(panel(index), rows, false));
-    return torch::stable::to(y, x.scalar_type());
+    return y;
   }
 
   /// dU of a panel from both sides of its equation: the sum of two matrices, whose rows are the panel's. `q` is given as
@@ -132,7 +137,7 @@ class Reflections {
 
   /// (dx, dvectors) from dy and x, or y where `of_result`.
   std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& rows, bool of_result) {
-    if (panels_ > 1 && !of_result) return backward(grad, apply(rows), true);
+    if (panels_ > 1 && !of_result) return backward(grad, apply_wide(rows), true);
     const Tensor first = wide(units_.size(0), units_.size(1)), second = wide(units_.size(0), units_.size(1));
     const Tensor dx = panels_ == 1 ? backward_of_one(grad, rows, of_result, first, second)
                                    : backward_of_many(grad, rows, first, second);
@@ -181,12 +186,14 @@ class Reflections {
     return torch::stable::copy_(copy, x);
   }
 
-  /// S of every panel.
+  /// S of every panel. On the CPU in double: of vectors that lie close together S is as ill conditioned as triangles of
+  /// ones are, and a float Gram matrix alone costs an order of magnitude of orthogonality.
   void invert() {
-    const Tensor gram = wide(units_.size(0), panel_rows_);
-    s_ = wide(units_.size(0), panel_rows_);
-    for (int64_t first = 0; first < units_.size(0); first += panel_rows_) {
-      const Tensor units = slice(units_, 0, first, panel_rows_);
+    const ScalarType dtype = on_cpu_ ? ScalarType::Double : dtype_;
+    const Tensor all = torch::stable::to(units_, dtype), gram = empty({all.size(0), panel_rows_}, dtype, vectors_);
+    s_ = empty({all.size(0), panel_rows_}, dtype, vectors_);
+    for (int64_t first = 0; first < all.size(0); first += panel_rows_) {
+      const Tensor units = slice(all, 0, first, panel_rows_);
       runner_.project(units, units, std::nullopt, std::nullopt, 1.0, 0.0, slice(gram, 0, first, panel_rows_));
     }
     MirrorSumArgs triangle;
@@ -196,6 +203,7 @@ class Reflections {
     InvertArgs inverse;
     inverse.matrices = matrix_view(s_), inverse.inverses = mutable_view(s_);
     run(op_, "invert", square_.plan_invert, square_.invert, inverse, runner_.context());
+    s_ = torch::stable::to(s_, dtype_);
   }
 
   /// Vectors of a QR decomposition begin with zeros, the more the later they come: half of the work of a square one.

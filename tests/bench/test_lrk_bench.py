@@ -57,20 +57,42 @@ def test_arithmetic_of_linear(lrk_bench):
     assert [c["name"] for c in case["contenders"]] == ["lrkernels", "unfused"]
 
 
+def _orthogonal_cases(lrk_bench, operation, *sizes):
+    words = (*sizes, "--seconds", "0.01", "--format", "json")
+    cases = json.loads(lrk_bench("run", operation, *words).stdout)["cases"]
+    for case in cases:
+        assert "n" not in case and "rank" not in case
+        assert all(contender["status"] == "ok" for contender in case["contenders"])
+    return cases
+
+
 @pytest.mark.parametrize("operation", ["givens_apply", "givens_backward"])
-def test_orthogonal_operations(lrk_bench, operation):
-    sizes = ("--m", "17", "--k", "30", "--rounds", "3,5", "--seconds", "0.01", "--format", "json")
-    cases = json.loads(lrk_bench("run", operation, *sizes).stdout)["cases"]
-    assert [(case["m"], case["k"], case["rounds"]) for case in cases] == [(17, 30, 3), (17, 30, 5)]
-    assert all("n" not in case and "rank" not in case for case in cases)
+def test_givens(lrk_bench, operation):
     backward = operation == "givens_backward"
+    cases = _orthogonal_cases(lrk_bench, operation, "--m", "17", "--k", "30", "--rounds", "3,5")
+    assert [(case["m"], case["k"], case["rounds"]) for case in cases] == [(17, 30, 3), (17, 30, 5)]
     for case in cases:
         pairs = case["rounds"] * 15
         assert case["flops"] == (16 if backward else 6) * 17 * pairs
         assert case["bytes"] == 4 * (17 * 30 * (3 if backward else 2) + (2 if backward else 1) * pairs)
         names = [contender["name"] for contender in case["contenders"]]
         assert names == (["lrkernels"] if backward else ["lrkernels", "round_by_round", "copy"])
-        assert all(contender["status"] == "ok" for contender in case["contenders"])
+
+
+@pytest.mark.parametrize("operation", ["block_diagonal_apply", "block_diagonal_backward"])
+def test_block_diagonal(lrk_bench, operation):
+    times = 2 if operation == "block_diagonal_backward" else 1
+    cases = _orthogonal_cases(lrk_bench, operation, "--m", "17", "--k", "30", "--block", "3,10")
+    assert [(case["m"], case["k"], case["block"]) for case in cases] == [(17, 30, 3), (17, 30, 10)]
+    for case in cases:
+        assert case["flops"] == times * 2 * 17 * 30 * case["block"]
+        assert case["bytes"] == 4 * ((1 + times) * 17 * 30 + times * 30 * case["block"])
+
+
+def test_cayley(lrk_bench):
+    (case,) = _orthogonal_cases(lrk_bench, "cayley", "--k", "30", "--block", "5")
+    assert (case["k"], case["block"], "m" in case) == (30, 5, False)
+    assert case["flops"] == 6 * 2 * 5**3 and case["bytes"] == 4 * 6 * (10 + 25)
 
 
 def test_csv(lrk_bench):
@@ -140,6 +162,10 @@ def test_emulator_shows_no_time(lrk_bench):
         (("run", "lowrank_linear", "--rank"), "--rank needs a value"),
         (("run", "lowrank_linear", "--rounds", "3"), "--rounds is not an argument of lowrank_linear"),
         (("run", "givens_apply", "--rank", "3"), "--rank is not an argument of givens_apply"),
+        (("run", "givens_apply", "--block", "3"), "--block is not an argument of givens_apply"),
+        (("run", "cayley", "--m", "3"), "--m is not an argument of cayley"),
+        (("run", "block_diagonal_apply", "--bias"), "--bias is not an argument of block_diagonal_apply"),
+        (("run", "block_diagonal_apply", "--k", "10", "--block", "3"), "--block is '3', expected a divisor of --k"),
         (
             ("run", "lowrank_linear", *TINY, "--kernel", "nosuch"),
             "--kernel is 'nosuch', which no kernel",

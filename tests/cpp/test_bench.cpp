@@ -273,6 +273,37 @@ void test_verification_of_givens() {
   }
 }
 
+Status of_the_first_block(const BlockDiagonalArgs& args, const Context& context) {
+  BlockDiagonalArgs one = args;
+  one.blocks.rows = args.block;  // its matrix for all blocks
+  return orthogonal_cpu().block_diagonal(one, context);
+}
+Status without_last_row(const BlockDiagonalBackwardArgs& args, const Context& context) {
+  const Status status = orthogonal_cpu().block_diagonal_backward(args, context);
+  if (!status.ok()) return status;
+  BlockDiagonalBackwardArgs fewer = args;
+  --fewer.x.rows, --fewer.grad.rows, --fewer.dx.rows;
+  return orthogonal_cpu().block_diagonal_backward(fewer, context);
+}
+Status series(const CayleyArgs& args, const Context& context) {
+  CayleyArgs five = args;
+  five.terms = 5;
+  return orthogonal_cpu().cayley(five, context);
+}
+
+void test_verification_of_blocks() {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
+    for (Operation operation : {Operation::kBlockDiagonal, Operation::kBlockDiagonalBackward, Operation::kCayley}) {
+      Case c;
+      c.operation = operation, c.m = 33, c.k = 60, c.block = 12, c.dtype = dtype;
+      CHECK(!report_of({lowrank_cpu(), orthogonal_cpu()}, c).failed());
+      OrthogonalBackend wrong = orthogonal_cpu();
+      wrong.block_diagonal = of_the_first_block, wrong.block_diagonal_backward = without_last_row, wrong.cayley = series;
+      CHECK(report_of({lowrank_cpu(), wrong}, c).contenders[0].verification.failure != "");
+    }
+  }
+}
+
 /// Sampled cases still see an error at the edges.
 void test_sampling() {
   Case c = low_rank_case(Operation::kLinear, 700, 600, 500, 8, DType::kFloat32);
@@ -315,6 +346,7 @@ int main() {
   test_arguments();
   test_verification();
   test_verification_of_givens();
+  test_verification_of_blocks();
   test_sampling();
   test_roofline();
   test_costs();

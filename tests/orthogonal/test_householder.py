@@ -59,6 +59,32 @@ def assert_near(ours, exact, dtype, roundings, what):
     )
 
 
+@pytest.mark.parametrize("reflections", (64, 256))
+def test_vectors_that_lie_close_together(device, reflections):
+    """All positive, so S is ill conditioned; as near to orthogonal as one reflection after the other is."""
+    x, vectors = torch.randn(300, 256), torch.rand(reflections, 256)
+    exact = torch.as_tensor(exact_householder(x.numpy(), vectors.numpy()))
+    ours, plain = op(x.to(device.device), vectors.to(device.device)), reference.householder_apply(x, vectors)
+    ours, plain = ((y.cpu().double() - exact).norm() for y in (ours, plain))
+    # On CUDA, whose kernels have no float64, the Gram matrix of a panel is float32.
+    assert ours <= (3 if device.device.type == "cpu" and device.backend == "cpu" else 20) * plain
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("shape", [(16, 256, 64), (100, 64, 100)])
+def test_gradient_of_float32_vectors_beside_few_half_rows(device, shape, dtype):
+    """Nothing that leads to it is rounded to half."""
+    x, vectors = make(device.device, dtype, *shape, vector_dtype=torch.float32)
+    vectors.requires_grad_()
+    y = op(x, vectors)
+    grad = torch.randn(y.shape).to(dtype)
+    (dvectors,) = torch.autograd.grad(y, vectors, grad.to(device.device))
+    v64 = vectors.detach().cpu().double().requires_grad_()
+    plain = reference.householder_apply(x.cpu().double(), v64)
+    (exact,) = torch.autograd.grad(plain, v64, grad.double())
+    assert (dvectors.cpu().double() - exact).norm() <= 2e-6 * exact.norm()
+
+
 @pytest.mark.parametrize("transpose", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)

@@ -32,20 +32,22 @@ std::string unsupported(const CayleyProblem& problem) {
   return {};
 }
 
-/// Where I - Q is inverted: in shared memory while it fits, else in global memory, that is in L2.
+/// Where I - Q is inverted: in shared memory while it fits, else in global memory, that is in L2; so is, of the largest
+/// blocks, what the inverse works in.
 struct InversePlace {
-  bool in_shared;
+  bool in_shared, scratch_in_shared;
   size_t shared_bytes, workspace_bytes;
   int64_t blocks;
 
   InversePlace(const CayleyProblem& problem, const Context& context) {
     const size_t matrix = size_t(problem.block * problem.block) * sizeof(double);
     const size_t scratch = size_t(inverse_scratch(problem.block)) * sizeof(double);
-    in_shared = scratch + matrix <= shared_bytes_of_block(context.device);
-    shared_bytes = scratch + (in_shared ? matrix : 0);
+    const size_t limit = shared_bytes_of_block(context.device);
+    in_shared = scratch + matrix <= limit, scratch_in_shared = scratch <= limit;
+    shared_bytes = (scratch_in_shared ? scratch : 0) + (in_shared ? matrix : 0);
     const int64_t processors = std::max(1, multiprocessors(context.device));
     blocks = in_shared ? problem.count : std::min(problem.count, 2 * processors);
-    workspace_bytes = in_shared ? 0 : size_t(blocks) * matrix;
+    workspace_bytes = in_shared ? 0 : size_t(blocks) * (matrix + (scratch_in_shared ? 0 : scratch));
   }
 };
 
@@ -114,6 +116,7 @@ Status run_exact(const CayleyProblem& problem, const CayleyArgs& args, GlobalMem
   CayleyInverseParameters parameters;
   parameters.skew = triangles(args.skew, args.block), parameters.count = args.count;
   parameters.matrices = place.in_shared ? nullptr : static_cast<double*>(workspace.at(0));
+  parameters.scratch_in_global = !place.scratch_in_shared;
   parameters.rotation = {args.rotation.data, args.rotation.dtype, args.block};
   if (Status status = check_grid(problem.operation, place.blocks); !status.ok()) return status;
   return launch(cayley_inverse_kernel,

@@ -10,6 +10,7 @@ from torch import Tensor
 from lrkernels import reference
 from lrkernels.ops import _lowrank_checks as checks
 from lrkernels.ops import _registration as registration
+from lrkernels.ops._lowrank_checks import HALF_DTYPES
 from lrkernels.ops.orthogonal._checks import check_cayley
 
 _lrk = torch.ops.lrk
@@ -37,6 +38,9 @@ class _Cayley(registration.ReverseModeFunction):
 
 
 def _apply(skew, block, *, method="exact", terms=5):
+    if method == "exact" and skew.dtype in HALF_DTYPES:
+        # The gradient needs R + I, of which little is left in a half R where Q is large.
+        return _apply(skew.float(), block, method=method).to(skew.dtype)
     return registration.apply_function(_Cayley, skew, block, method, terms)
 
 
@@ -58,11 +62,12 @@ def cayley(skew: Tensor, block: int, *, method: str = "exact", terms: int = 5) -
     Returns:
         ``[blocks, block, block]``, skew's dtype. The inverse is computed in float64 and R rounded to float32 on its
         way there, so R is right to float32's last bits, and ‖RᵀR − I‖₂ below 5e-6, while the norm of Q is below 1e4
-        (the error grows with its square, and is about 1e-3 at 1e6). A block with NaN or Inf in it comes out as NaN;
-        the others do not notice.
+        (the error grows with its square, and is about 1e-3 at 1e6). NaN or Inf in a block makes its R not finite,
+        and the others do not notice.
 
     Differentiable any number of times; forward-mode differentiation raises. The exact map's gradient is
-    dQ = ½(R + I)ᵀ G (R + I)ᵀ, so R is kept, and must then not be changed in place; the series keeps skew.
+    dQ = ½(R + I)ᵀ G (R + I)ᵀ, so R is kept, of half skew in float32, and must then not be changed in place; the series
+    keeps skew.
     Autocast does not touch this op: keep skew in float32, and R is float32 next to a half x
     (:func:`lrkernels.block_diagonal_apply`).
 
