@@ -339,3 +339,10 @@ def test_sandwich_starts_from_the_cayley_map_of_its_weight_and_trains():
 def test_constructors_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_sandwich_of_zeros_is_finite():
+    layer = SandwichLinear(6, 5)
+    torch.nn.init.zeros_(layer.weight)
+    layer(torch.randn(3, 6)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())

@@ -7,6 +7,7 @@ angles = givens_schedule.angles_to_first(x)               # givens_apply(x, angl
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lrkernels.nn.arguments import check_size
@@ -18,32 +19,22 @@ def butterfly(features: int) -> list[int]:
     return [2**t for t in range((features - 1).bit_length())]
 
 
-def tree_pairs(features: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Where ``angles [rounds, features // 2]`` holds the tree's angles: rounds and places, each ``[features − 1]``.
-
-    The tree's rotation number j − 1 is in the plane (j − 2ᵗ, j) with 2ᵗ the lowest bit of j, in round t: round t takes
-    the pairs (2ᵗ⁺¹m, 2ᵗ⁺¹m + 2ᵗ) alone, each of which is pair number 2ᵗm of that round.
-    """
-    check_size("givens_schedule.tree_pairs", "features", features)
-    j = torch.arange(1, features, device=device)
-    stride = j & -j
-    rounds = torch.frexp(stride.double()).exponent.long() - 1
-    return rounds, (j - stride) // 2
-
-
 def tree(angles: Tensor, features: int) -> Tensor:
     """The tree's ``[features − 1]`` angles as ``[rounds, features // 2]``, for the strides ``butterfly(features)``.
 
-    Entry j − 1 is the angle of the plane (j − 2ᵗ, j), with 2ᵗ the lowest bit of j; other pairs rest. Differentiable.
+    Entry j − 1 is the angle of the plane (j − 2ᵗ, j), with 2ᵗ the lowest bit of j: round t takes the pairs
+    (2ᵗ⁺¹m, 2ᵗ⁺¹m + 2ᵗ), each pair number 2ᵗm of that round, and the others rest. Differentiable.
     """
     if angles.shape != (max(features - 1, 0),):
         raise ValueError(
             f"givens_schedule.tree: angles has shape {tuple(angles.shape)}, expected ({features - 1},) because "
             f"features is {features}"
         )
-    rounds, places = tree_pairs(features, angles.device)
-    full = angles.new_zeros(len(butterfly(features)), features // 2)
-    return full.index_put((rounds, places), angles)
+    pairs, rows = features // 2, []
+    for stride in butterfly(features):
+        spread = F.pad(angles[stride - 1 :: 2 * stride].unsqueeze(1), (0, stride - 1)).flatten()  # every stride-th pair
+        rows.append(F.pad(spread, (0, pairs - len(spread))))
+    return torch.stack(rows) if rows else angles.new_zeros(0, pairs)
 
 
 @torch.no_grad()

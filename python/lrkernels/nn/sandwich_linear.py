@@ -75,7 +75,9 @@ class SandwichLinear(nn.Module):
         """[Q_a  Q_b] ``[out_features, out_features + in_features]``, orthonormal rows, in float32 or wider."""
         with full_precision(self.weight):
             weight = wide(self.weight)
-            return cayley_rectangular(wide(self.alpha) / torch.linalg.vector_norm(weight) * weight)
+            norm = torch.linalg.vector_norm(weight)
+            # Zero has no direction, and is mapped as it is.
+            return cayley_rectangular(wide(self.alpha) / torch.where(norm == 0, 1, norm) * weight)
 
     def forward(self, x: Tensor) -> Tensor:
         q_a, q_b = self.directions().to(self.weight.dtype).split([self.out_features, self.in_features], dim=1)

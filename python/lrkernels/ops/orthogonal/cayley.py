@@ -54,9 +54,9 @@ def cayley(skew: Tensor, block: int, *, method: str = "exact", terms: int = 5) -
             Q[j, i] = −v for i < j (PEFT's ``oft_R`` weights). float32, float64, bfloat16 or float16.
         block: the size of a block, at least 1.
         method: ``"exact"``; or ``"neumann"``, the first ``terms`` terms I + 2Q + … + 2Qᵗ⁻² + Qᵗ⁻¹ of the series, which
-            PEFT trains with (of three terms PEFT takes four, and so does this). It is no rotation: with ±iθ the
-            eigenvalues of Q its singular values are |1 − (iθ)ᵗ⁻¹|. Of five terms these are |1 − θ⁴|, so ‖RᵀR − I‖₂ is
-            |2θ⁴ − θ⁸| at the largest θ: 0.12 at 0.5, 0.88 at 0.9, and without bound above 1.
+            PEFT trains with (of three terms PEFT takes four, of two I + 2Q, and so does this). It is no rotation: with
+            ±iθ the eigenvalues of Q its singular values are |1 − (iθ)ᵗ⁻¹| for t ≥ 4. Of five terms these are |1 − θ⁴|,
+            so ‖RᵀR − I‖₂ is |2θ⁴ − θ⁸| at the largest θ: 0.12 at 0.5, 0.88 at 0.9, and without bound above 1.
         terms: of the series, at least 1; the exact map takes no notice of it.
 
     Returns:
