@@ -10,7 +10,6 @@ the published expression. The map alone is measured too.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class Square:
     def name(self) -> str:
         return f"orthogonal matrix of {self.size}"
 
-    def hold(self, device: str, seconds: float) -> bool:
+    def hold(self, device: str, seconds: float) -> contest.Line:
         raw = (torch.randn(self.size, self.size, device=device) / math.sqrt(self.size)).requires_grad_()
         grad, identity = torch.randn_like(raw), torch.eye(self.size, device=device)
 
@@ -89,7 +88,7 @@ class Sandwich:
         shape = f"{self.inputs} to {self.outputs}"
         return f"sandwich layer, {shape}, {self.rows} rows" if self.rows else f"map of a sandwich layer, {shape}"
 
-    def hold(self, device: str, seconds: float) -> bool:
+    def hold(self, device: str, seconds: float) -> contest.Line:
         outputs = self.outputs
         weight = torch.randn(outputs, self.inputs + outputs) / math.sqrt(self.inputs + outputs)
         # The published layer divides by the Frobenius norm and multiplies by a scale that begins as that norm.
@@ -133,19 +132,7 @@ def cases(quick: bool) -> list[Square | Sandwich]:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes")
-    parser.add_argument("--seconds", type=float, default=4.0, help="at most, a case")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    arguments = parser.parse_args(words)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{contest.head(COLUMNS)}")
-    right = True
-    for case in cases(arguments.quick):
-        if arguments.only in case.name:
-            torch.manual_seed(0)
-            right &= case.hold(arguments.device, 0.05 if arguments.quick else arguments.seconds)
-    return int(not right)
+    return contest.main(words, __doc__, COLUMNS, cases, results=contest.results_of(__file__), seconds=4.0)
 
 
 if __name__ == "__main__":

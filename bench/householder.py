@@ -11,7 +11,6 @@ whose vectors begin with zeros and a one; it takes no others, so beside full vec
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ class Layer:
         passes = "forward+backward" if self.backward else "forward"
         return f"HRA layer {passes}, {self.rows} rows of {self.features}, r = {self.reflections}, {self.dtype}"
 
-    def hold(self, device: str, seconds: float) -> bool:
+    def hold(self, device: str, seconds: float) -> contest.Line:
         dtype = DTYPES[self.dtype]
         x, weight, vectors, grad = (
             torch.randn(count, self.features).to(device, dtype)
@@ -97,7 +96,7 @@ class Matrix:
         vectors = "full" if self.full else "torch's"
         return f"orthogonal matrix forward+backward, {self.size} reflections of {self.size}, {vectors} vectors, fp32"
 
-    def hold(self, device: str, seconds: float) -> bool:
+    def hold(self, device: str, seconds: float) -> contest.Line:
         raw = torch.randn(self.size, self.size, device=device, requires_grad=True)
         grad, identity = torch.randn_like(raw), torch.eye(self.size, device=device)
 
@@ -149,19 +148,7 @@ def cases(quick: bool) -> list[Layer | Matrix]:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes")
-    parser.add_argument("--seconds", type=float, default=3.0, help="at most, a case")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    arguments = parser.parse_args(words)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{contest.head(COLUMNS)}")
-    right = True
-    for case in cases(arguments.quick):
-        if arguments.only in case.name:
-            torch.manual_seed(0)
-            right &= case.hold(arguments.device, 0.05 if arguments.quick else arguments.seconds)
-    return int(not right)
+    return contest.main(words, __doc__, COLUMNS, cases, results=contest.results_of(__file__))
 
 
 if __name__ == "__main__":

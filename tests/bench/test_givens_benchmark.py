@@ -1,5 +1,7 @@
 """bench/givens.py: every case has its line, and a wrong result is never given a time."""
 
+import json
+
 import pytest
 
 
@@ -22,3 +24,16 @@ def test_wrong_results_are_not_timed(givens, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "lrkernels is off by" in captured.err and "µs" in captured.out
     assert not any(case.name in captured.out for case in givens.cases(quick=True))
+
+
+def test_results_are_saved(givens, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(givens.contest, "results_of", lambda script: tmp_path / "givens")
+    assert givens.main(["--quick", "--only", "bf16", "--save", "here"]) == 0
+    document = json.loads((tmp_path / "givens" / "here.json").read_text())
+    (case,) = document["cases"]
+    assert case["right"] and set(case["times_faster"]) == {"clone", "gather", "views"}
+    assert all(timing["median_us"] > 0 for timing in case["timings"].values())
+    assert document["command"] == "python bench/givens.py --quick --only bf16 --save here"
+    with pytest.raises(SystemExit):
+        givens.main(["--quick", "--save", "../there"])
+    assert "expected a file name without folders" in capsys.readouterr().err
