@@ -18,6 +18,7 @@ from peft_models import (
 from torch import nn
 
 import lrkernels
+from lrkernels.adapters import LoRA
 
 
 def quantised_model(output_dtype=torch.float32, **options):
@@ -108,3 +109,22 @@ def test_torchao_int8():
     stock, fused = stock_and_fused(stock)
     assert type(stock.base_model.model[0]).__name__ == "TorchaoLoraLinear"
     assert_equal_to_stock(stock, fused, torch.randn(6, 64))
+
+
+@pytest.mark.parametrize("make", [lambda base: lrkernels.nn.LoRALinear(base, r=4), lambda base: LoRA.wrap(base, 4)])
+def test_our_own_layers_over_torchao(make):
+    """The quantised weight poses as float32: the layer is called, and refuses what needs the matrix."""
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed (requirements-dev.txt)")
+    model = nn.Sequential(nn.Linear(64, 128))
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    layer, x = make(model[0]), torch.randn(6, 64)
+    expected = model[0](x)
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    layer(x).sum().backward()
+    assert not torch.allclose(layer(x), expected, atol=1e-2)
+    with pytest.raises(TypeError, match="merge: base_layer .* has no plain floating-point"):
+        layer.merge()

@@ -6,8 +6,9 @@ import math
 from numbers import Real
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 
@@ -55,15 +56,23 @@ def check_linear(module: str, argument: str, linear: nn.Module) -> None:
         raise TypeError(f"{module}: {argument} is an uninitialised {type(linear).__name__}; run one forward first")
 
 
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether an op may read the tensor's memory: no DTensor, no quantised tensor that poses as a float one."""
+    return type(tensor) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(tensor)
+
+
 def has_dense_weight(linear: nn.Linear) -> bool:
     """Whether ``linear.weight`` is the [out, in] matrix itself, not a quantised one or the packed storage of one."""
     weight = linear.weight
-    return weight.dtype in KERNEL_DTYPES and tuple(weight.shape) == (linear.out_features, linear.in_features)
+    shape = (linear.out_features, linear.in_features)
+    return weight.dtype in KERNEL_DTYPES and tuple(weight.shape) == shape and is_ordinary(weight)
 
 
 def check_dense_weight(module: str, argument: str, linear: nn.Linear) -> None:
     if not has_dense_weight(linear):
+        weight, shape = linear.weight, (linear.out_features, linear.in_features)
+        kind = "" if is_ordinary(weight) else f"{type(weight).__name__}, "
         raise TypeError(
-            f"{module}: {argument}.weight is {linear.weight.dtype} of shape {tuple(linear.weight.shape)}, "
-            f"expected ({linear.out_features}, {linear.in_features}) in one of {', '.join(map(str, KERNEL_DTYPES))}"
+            f"{module}: {argument}.weight is {kind}{weight.dtype} of shape {tuple(weight.shape)}, expected {shape} in "
+            f"one of {', '.join(map(str, KERNEL_DTYPES))}"
         )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrkernels.nn.arguments import is_ordinary
 from lrkernels.ops import lowrank_linear
 from lrkernels.ops._lowrank_checks import HALF_DTYPES
 
@@ -37,9 +38,8 @@ def linear_is_torchs() -> bool:
 
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether calling it does no more than F.linear(x, weight, bias), so that the op may do it instead."""
-    return (
-        type(module) is nn.Linear and "weight" in module._parameters and call_is_forward(module) and linear_is_torchs()
-    )
+    weight = module._parameters.get("weight") if type(module) is nn.Linear else None
+    return weight is not None and is_ordinary(weight) and call_is_forward(module) and linear_is_torchs()
 
 
 def factors_beside(dtype: torch.dtype, *factors: Tensor) -> tuple[Tensor, ...]:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from peft.tuners.lora.layer import Conv1D
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from lrkernels.nn.arguments import is_ordinary
 from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
-
-
-def is_ordinary(tensor: Tensor) -> bool:
-    """Whether an op may read the tensor's memory: no DTensor, no quantised tensor that poses as a float one."""
-    return type(tensor) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(tensor)
 
 
 def dense_weight(base: nn.Module) -> Tensor | None:
