@@ -156,7 +156,7 @@ class RectangularCayley {
   }
 
   /// Whether ||QT Q - I|| is above the roundings of a well-conditioned map, by two steps of the power method from a few
-  /// vectors of signs, which see at least half of it.
+  /// vectors of signs. They see a part of it: half as a rule, a third where one direction alone is far off.
   template <class T>
   bool is_far(const Tensor& q) {
     constexpr int64_t kVectors = 8;

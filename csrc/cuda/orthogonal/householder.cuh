@@ -1,5 +1,5 @@
-// Unit rows of vectors, and the gradient through the norm: a block a row, which it reads twice, the second time from a
-// cache. Bound by reading the vectors; there are few of them.
+// Unit rows of vectors, and the gradient through the norm: a block a row, which it reads three times (its largest entry,
+// its norm, the result), all but the first time from a cache. Bound by reading the vectors; there are few of them.
 #pragma once
 
 #include "device/element_view.cuh"

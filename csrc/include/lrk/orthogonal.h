@@ -74,8 +74,8 @@ struct BlockDiagonalArgs {
   MutableMatrixView y;   // as x, x's dtype, contiguous
 };
 
-/// dx_n = g_n R_nt and dR_n = x_nt g_n (transposed: g_n R_n and g_nt x_n), from one reading of x and g. Sums are taken in
-/// an order that depends on the shape alone.
+/// dx_n = g_n R_nt and dR_n = x_nt g_n (transposed: g_n R_n and g_nt x_n); on the CPU from one reading of x and g. Sums
+/// are taken in an order that depends on the shape alone, on CUDA on the device's number of multiprocessors too.
 struct BlockDiagonalBackwardArgs {
   MatrixView grad, x;         // [rows, count block], one dtype, any strides
   MatrixView blocks;          // as above

@@ -59,8 +59,8 @@ def block_diagonal_apply(x: Tensor, blocks: Tensor, *, transpose: bool = False) 
         ``[..., features]``, contiguous, x's dtype. NaN and Inf stay within their row and block.
 
     Differentiable in x and blocks, any number of times; forward-mode differentiation raises. x is kept only when the
-    blocks train; dx and the gradient of the blocks come from one reading of x, summed in an order that depends on the
-    shapes alone.
+    blocks train. Gradients are summed in an order that depends on the shapes alone, on CUDA on the device too; on the
+    CPU both come from one reading of x.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device, before any work.
