@@ -370,6 +370,14 @@ def test_sizes_that_are_no_powers_of_two():
     torch.testing.assert_close(one(x[:, :1]), F.linear(x[:, :1], one.base_layer.weight, one.bias))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_x_of_another_width_is_refused_by_name(name):
+    layer = CASES[name].layer()
+    for x in (torch.randn(3, 11, dtype=torch.float64), torch.randn((), dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"Rotation: x has shape \(.*\), expected \(\.\.\., 12\)"):
+            layer(x)
+
+
 def test_nothing_warns_where_nothing_is_wrong():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

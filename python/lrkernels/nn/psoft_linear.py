@@ -42,6 +42,7 @@ class PSOFTLinear(MergeableLinear):
     [r]`` and ``in_scale [r]`` (the paper's α and β) start at 1; these r·(r + 3) / 2 numbers train. ``up [out, r]`` and
     ``down [r, in]`` are buffers. It runs as W + up·(diag(out_scale)·R·diag(in_scale) − I)·down, one low-rank op, so the
     base weight stays what it was. With both scales at 1, the rows of its principal part keep their lengths and angles.
+    It is no rotation of x, so there is no ``inverse(x)``; ``unmerge()`` undoes ``merge()`` as everywhere.
 
     ``method="neumann"`` takes the paper's series of ``terms`` terms for R; see ``OFTLinear``. Parameters are float32
     over a half-precision base, else in its dtype; ``dtype`` overrides. Merging is ``MergeableLinear``'s.
