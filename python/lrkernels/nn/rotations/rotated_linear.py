@@ -39,11 +39,9 @@ def rotated_weight(rotation: Rotation, weight: Tensor, scale: Tensor | None = No
 def rotated_output(rotation: Rotation, base: BaseCall, scale: Tensor | None = None) -> Tensor:
     """scale ⊙ (x·R)·Wᵀ + bias, of a base layer that is plain or has a forward of its own, which then runs on x·R."""
     x, weight = base.input, base.weight
-    if x.shape[-1:] != (rotation.features,):
-        raise ValueError(
-            f"{type(rotation).__name__}: x has shape {tuple(x.shape)}, expected (..., {rotation.features}), the layer's "
-            "in_features last"
-        )
+    features = base.layer.in_features
+    if x.shape[-1:] != (features,):
+        raise ValueError(f"{type(rotation).__name__}: x has shape {tuple(x.shape)}, expected (..., {features})")
     if base.is_plain and rotates_weight(rotation, x.numel() // max(x.shape[-1], 1), weight.shape[0]):
         return F.linear(x, rotated_weight(rotation, weight, scale), base.bias)
     y = base.at(rotation(x))
