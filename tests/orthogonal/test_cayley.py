@@ -104,6 +104,12 @@ def test_gradient_of_half_skew_is_as_accurate_as_plain_torch(device, dtype, norm
     assert ours <= 1.5 * plain
 
 
+def test_a_block_beyond_shared_memory(device):
+    """Not even what the inverse works in fits into a block's shared memory (of sm_80, from 645 on)."""
+    skew = make(device.device, torch.float32, 1, 660)
+    assert_near(op(skew, 660), exact_cayley(skew, 660), torch.float32, "rotation")
+
+
 @pytest.mark.parametrize("block", WIDE_BLOCKS)
 def test_wide_blocks(device, block):
     skew = make(device.device, torch.float32, 1, block).requires_grad_()
