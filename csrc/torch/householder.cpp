@@ -200,10 +200,21 @@ class Reflections {
     triangle.a = matrix_view(gram), triangle.out = mutable_view(s_);
     triangle.strictly_upper = true, triangle.gamma = 0.5;
     run(op_, "mirror_sum", square_.plan_mirror_sum, square_.mirror_sum, triangle, runner_.context());
+    if (on_cpu_ && !planning()) take_lengths(gram);
     InvertArgs inverse;
     inverse.matrices = matrix_view(s_), inverse.inverses = mutable_view(s_);
     run(op_, "invert", square_.plan_invert, square_.invert, inverse, runner_.context());
     s_ = torch::stable::to(s_, dtype_);
+  }
+
+  /// Unit rows are so only to rounding, and what is inverted in double must be the reflections of the rows there are.
+  void take_lengths(const Tensor& gram) {
+    const double* const squares = static_cast<const double*>(gram.const_data_ptr());
+    double* const diagonal = static_cast<double*>(s_.mutable_data_ptr());
+    for (int64_t row = 0; row < units_.size(0); ++row) {
+      const int64_t at = row * panel_rows_ + row % panel_rows_;
+      if (squares[at] != 0) diagonal[at] = squares[at] / 2;  // a zero vector keeps 1/2, any number would do
+    }
   }
 
   /// Vectors of a QR decomposition begin with zeros, the more the later they come: half of the work of a square one.

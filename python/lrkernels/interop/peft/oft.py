@@ -9,8 +9,6 @@ first rotates first. PEFT's module dropout is not part of its forward (0.21), an
 
 from __future__ import annotations
 
-import math
-
 import torch
 from peft.tuners.oft import layer as peft_layer
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from lrkernels.interop.peft.rotation import (
     wide_between,
 )
 from lrkernels.nn.base_layer import call_is_forward
+from lrkernels.nn.rotations.oft import within_coft_bound
 from lrkernels.ops import block_diagonal_apply, cayley
 
 
@@ -50,7 +49,8 @@ def _compute(layer: nn.Module, x: Tensor, adapters: list[str]) -> Tensor:
 def _rotated(rotation: nn.Module, x: Tensor) -> Tensor:
     skew, block = rotation.weight, rotation.block_size
     if rotation.coft:
-        _constrain(skew, rotation.eps)
+        with torch.no_grad():  # in place and in every forward, as PEFT does
+            skew.copy_(within_coft_bound(skew, rotation.eps))
         skew = skew.clone()  # the next forward writes the weight again, perhaps before this one's backward
     skew = skew.to(rotation_dtype(x))
     if not rotation.use_cayley_neumann:
@@ -58,15 +58,6 @@ def _rotated(rotation: nn.Module, x: Tensor) -> Tensor:
     if rotation.num_cayley_neumann_terms < 2:
         return x  # I, which has no gradient
     return block_diagonal_apply(x, cayley(skew, block, method="neumann", terms=rotation.num_cayley_neumann_terms))
-
-
-@torch.no_grad()
-def _constrain(skew: Tensor, eps: float) -> None:
-    """COFT, which PEFT too applies in place and in every forward: ‖Q_n‖_F = √2·‖row n‖ ≤ eps / √blocks."""
-    wide = skew.to(torch.promote_types(skew.dtype, torch.float32))
-    norm = math.sqrt(2) * torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    largest = eps / math.sqrt(len(skew))
-    skew.copy_(torch.where(norm <= largest, wide, wide * (largest / norm)))
 
 
 # --- What accelerate asks ---

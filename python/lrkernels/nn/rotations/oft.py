@@ -53,6 +53,15 @@ def neumann_error(theta: Tensor, terms: int) -> Tensor:
     return torch.where(power <= 1.0, 2.0 * power - power.square(), (power.square() - 2.0 * power).clamp(min=1.0))
 
 
+def within_coft_bound(skew: Tensor, eps: float) -> Tensor:
+    """The rows of skew, those with ‖Q_i‖_F = √2·‖row‖ above eps / √rows scaled back to that."""
+    norm = math.sqrt(2.0) * torch.linalg.vector_norm(skew, dim=1, keepdim=True, dtype=wide(skew).dtype)
+    bound = eps / math.sqrt(skew.shape[0])
+    # Some roundings above the bound count as on it, so that a projected skew is not scaled again.
+    inside = norm <= bound * (1.0 + 8.0 * torch.finfo(skew.dtype).eps)
+    return torch.where(inside, skew, (skew * (bound / norm)).to(skew.dtype))
+
+
 class BlockRotation(Rotation):
     """R = diag(R₁, R₂, …), block_size x block_size matrices R_i = (I + Q_i)(I − Q_i)⁻¹ with Q_i skew-symmetric.
 
@@ -96,25 +105,21 @@ class BlockRotation(Rotation):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.skew)
 
-    def _within_bound(self, skew: Tensor) -> Tensor:
-        norm = math.sqrt(2.0) * torch.linalg.vector_norm(skew, dim=1, keepdim=True, dtype=wide(skew).dtype)
-        bound = self.coft_eps / math.sqrt(skew.shape[0])
-        # Some roundings above the bound count as on it, so that a projected skew is not scaled again.
-        inside = norm <= bound * (1.0 + 8.0 * torch.finfo(skew.dtype).eps)
-        return torch.where(inside, skew, (skew * (bound / norm)).to(skew.dtype))
-
     @torch.no_grad()
     def project_(self) -> None:
         """Scale every Q_i that is outside the bound of ``coft_eps`` back to it, in place."""
         if self.coft_eps is not None:
-            self.skew.copy_(self._within_bound(self.skew))
+            self.skew.copy_(within_coft_bound(self.skew, self.coft_eps))
+
+    def constrained_skew(self) -> Tensor:
+        """skew within the bound of ``coft_eps``, with the gradient of skew itself."""
+        if self.coft_eps is None:
+            return self.skew
+        return self.skew + (within_coft_bound(self.skew, self.coft_eps) - self.skew).detach()
 
     def blocks(self) -> Tensor:
         """The matrices R_i, ``[blocks or 1, block_size, block_size]``, in float32 or wider."""
-        skew = self.skew
-        if self.coft_eps is not None:
-            skew = skew + (self._within_bound(skew) - skew).detach()
-        return cayley(wide(skew), self.block_size, method=self.method, terms=self.terms)
+        return cayley(wide(self.constrained_skew()), self.block_size, method=self.method, terms=self.terms)
 
     def forward(self, x: Tensor) -> Tensor:
         return block_diagonal_apply(x, beside(x, self.blocks()))
@@ -133,7 +138,7 @@ class BlockRotation(Rotation):
         2θ⁴ − θ⁸ at five terms: 0.016 at θ = 0.3, 0.12 at 0.5, 0.88 at 0.9. A float64 scalar; no bound for NaN."""
         if self.method == "exact":
             return torch.zeros((), dtype=torch.float64, device=self.skew.device)
-        skew = self.skew if self.coft_eps is None else self._within_bound(self.skew)
+        skew = self.skew if self.coft_eps is None else within_coft_bound(self.skew, self.coft_eps)
         theta = torch.linalg.matrix_norm(skew_matrices(skew.double(), self.block_size), 2).max()
         return neumann_error(theta, self.terms)
 

@@ -35,10 +35,7 @@ class NeumannBefore018(BlockRotation):
     """R = I + 2Q + 2Q² + ··· + 2Qᵗ⁻¹ with t = ``terms``: what PEFT 0.16 and 0.17 call t Neumann terms."""
 
     def blocks(self) -> Tensor:
-        skew = self.skew
-        if self.coft_eps is not None:
-            skew = skew + (self._within_bound(skew) - skew).detach()  # as the class does
-        q = skew_matrices(wide(skew), self.block_size)
+        q = skew_matrices(wide(self.constrained_skew()), self.block_size)
         power = torch.eye(self.block_size, dtype=q.dtype, device=q.device).expand_as(q)
         r = power
         for _ in range(self.terms - 1):
