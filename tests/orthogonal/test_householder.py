@@ -238,7 +238,9 @@ def test_not_a_number_is_passed_on(device):
     y = op(x, vectors)
     assert y[2].isnan().all() and y[[0, 1, 3]].isfinite().all()
     x[2, 3] = 0
-    for vector in (torch.full((8,), float("nan")), torch.tensor([1.0, float("inf")] * 4)):
+    one = torch.zeros(8)
+    one[5] = float("inf")
+    for vector in (torch.full((8,), float("nan")), torch.tensor([1.0, float("inf")] * 4), one):
         vectors[1] = vector.to(device.device)
         assert op(x, vectors).isnan().all()
 

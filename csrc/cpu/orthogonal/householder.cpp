@@ -103,6 +103,7 @@ Status unit_rows_of(const UnitRowsArgs& args, const Context& context) {
         for (int64_t j = begin; j < end; ++j) v[j] /= largest;
       }
       norm = std::sqrt(lane_sum<T>(features, [&](int64_t j) { return v[j] * v[j]; }));
+      if (!std::isfinite(norm)) begin = 0, end = features;  // NaN reaches every column, as in the product it stands for
       const T reciprocal = 1 / norm;
       for (int64_t j = begin; j < end; ++j) v[j] *= reciprocal;
       T* const lengths = static_cast<T*>(args.lengths.data) + row * args.lengths.row_stride;
