@@ -109,7 +109,6 @@ _CLASSES = FusedClasses(__name__, "peft.tuners.boft", FusedBoft, {"layer": ("Lin
 __getattr__ = _CLASSES.by_name
 
 BOFT = Method(
-    "boft",
     "BOFT",
     peft_layer.BOFTLayer,
     _CLASSES,

@@ -74,7 +74,6 @@ _CLASSES = FusedClasses(__name__, "peft.tuners.hra", FusedHra, {"layer": ("HRALi
 __getattr__ = _CLASSES.by_name
 
 HRA = Method(
-    "hra",
     "HRA",
     peft_layer.HRALayer,
     _CLASSES,

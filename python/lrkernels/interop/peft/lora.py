@@ -224,6 +224,4 @@ _CLASSES = FusedClasses(
 )
 __getattr__ = _CLASSES.by_name
 
-LORA = Method(
-    "lora", "LoRA", peft_layer.LoraLayer, _CLASSES, lambda layer: layer.lora_A, _obstacle, adapter_obstacle, _how
-)
+LORA = Method("LoRA", peft_layer.LoraLayer, _CLASSES, lambda layer: layer.lora_A, _obstacle, adapter_obstacle, _how)

@@ -18,7 +18,6 @@ class Method:
     ``fused`` run.
     """
 
-    name: str  # of PEFT's package, which also begins its layers' repr
     title: str
     layer_class: type
     classes: FusedClasses

@@ -79,7 +79,6 @@ _CLASSES = FusedClasses(__name__, "peft.tuners.oft", FusedOft, {"layer": ("Linea
 __getattr__ = _CLASSES.by_name
 
 OFT = Method(
-    "oft",
     "OFT",
     peft_layer.OFTLayer,
     _CLASSES,
