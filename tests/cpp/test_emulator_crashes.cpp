@@ -41,6 +41,7 @@ void overflows(int* out) {
 void writes_anywhere(int* out) {
   if (threadIdx.x == 34) *out = 1;
 }
+void all_write_anywhere(int* out) { out[threadIdx.x] = 1; }
 void writes_before_shared(int*) {
   volatile char* shared = dynamic_shared<char>();
   if (threadIdx.x == 35) shared[-3] = 1;
@@ -118,6 +119,9 @@ void test_crashes() {
 #if !defined(LRK_EMULATOR_CHECKED) && !defined(__SANITIZE_ADDRESS__)  // both see these before they happen
   expect_crash(outcome_of(writes_anywhere, reinterpret_cast<int*>(0x40)), SIGSEGV, "writes_anywhere",
                "thread 34 (34, 0, 0)", "", "invalid access at address 0x40");
+  for (int i = 0; i < 20; ++i)  // two workers crash at once, and the first is heard out
+    expect_crash(outcome_of(all_write_anywhere, reinterpret_cast<int*>(0x40)), SIGSEGV, "all_write_anywhere",
+                 "thread 0 (0, 0, 0)", "", "invalid access at address 0x40");
   expect_crash(outcome_of(writes_before_shared, &value), SIGSEGV, "writes_before_shared", "thread 35 (35, 0, 0)", "",
                "invalid access at byte -3 of shared memory, which has 100");
 #endif

@@ -20,17 +20,22 @@ namespace {
 
 constexpr std::array kSignals = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
-struct Handled {
-  struct sigaction previous;
-  std::atomic<bool> entered{false};
-};
-Handled handled[kSignals.size()];
+struct sigaction previous_actions[kSignals.size()];
 
-Handled& handled_of(int signal) {
+struct sigaction& previous_of(int signal) {
   size_t i = 0;
   while (kSignals[i] != signal) ++i;
-  return handled[i];
+  return previous_actions[i];
 }
+
+/// The thread that crashed first tells; others that crash meanwhile let it finish, since a second signal ends the
+/// process.
+std::atomic<pid_t> teller{0};
+std::atomic<bool> told{false};
+std::atomic<bool> outside_a_block{false};
+
+constexpr timespec kPause = {0, 20'000'000};
+constexpr int kPausesOfChild = 750, kPausesOfOthers = 900;  // 15 and 18 seconds
 
 /// What happened, without allocating.
 void explain(char* text, size_t bytes, const Block& block, const siginfo_t& info) {
@@ -64,37 +69,48 @@ bool describe_in_child(const Block& block, const char* what) {
         "emulator: " + lrk::emulator::describe(block.launch().kernel, block.completed(std::move(fault))) + "\n";
     _exit(write(STDERR_FILENO, text.data(), text.size()) == ssize_t(text.size()) ? 0 : 1);
   }
-  constexpr int kTenthsOfASecond = 150;
-  for (int i = 0; i < kTenthsOfASecond; ++i) {
+  for (int i = 0; i < kPausesOfChild; ++i) {
     int status = 0;
     const pid_t ended = waitpid(child, &status, WNOHANG);
     if (ended != 0) return ended < 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    const timespec pause = {0, 100'000'000};
-    nanosleep(&pause, nullptr);
+    nanosleep(&kPause, nullptr);
   }
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   return false;
 }
 
+void tell(const Block& block, const siginfo_t& info) {
+  char what[160], text[320];
+  explain(what, sizeof(what), block, info);
+  if (describe_in_child(block, what)) return;
+  const Dim3& at = block.index();
+  const int length = snprintf(text, sizeof(text), "emulator: block (%u, %u, %u), thread %zu: %s\n", at.x, at.y, at.z,
+                              block.thread(), what);
+  if (write(STDERR_FILENO, text, size_t(length)) < 0) return;
+}
+
 void on_signal(int signal, siginfo_t* info, void*) {
   watching = nullptr;  // handlers are nobody's business, whoever's they are
-  Handled& here = handled_of(signal);
-  const bool again = here.entered.exchange(true);  // sent back by a handler that was set after ours
-  if (const Block* block = Block::current(); block != nullptr && !again) {
-    char what[160], text[320];
-    explain(what, sizeof(what), *block, *info);
-    if (!describe_in_child(*block, what)) {
-      const Dim3& at = block->index();
-      const int length = snprintf(text, sizeof(text), "emulator: block (%u, %u, %u), thread %zu: %s\n", at.x, at.y,
-                                  at.z, block->thread(), what);
-      if (write(STDERR_FILENO, text, size_t(length)) < 0) return;
+  bool again = false;  // sent back by a handler that was set after ours
+  if (const Block* block = Block::current(); block != nullptr) {
+    const auto self = pid_t(syscall(SYS_gettid));
+    pid_t first = 0;
+    if (teller.compare_exchange_strong(first, self)) {
+      tell(*block, *info);
+      told = true;
+    } else if (first == self) {
+      again = true;
+    } else {
+      for (int i = 0; i < kPausesOfOthers && !told; ++i) nanosleep(&kPause, nullptr);
     }
+  } else {
+    again = outside_a_block.exchange(true);
   }
   struct sigaction standard = {};
   standard.sa_handler = SIG_DFL;
   // The instruction runs again and faults again, for the handler before this one. A signal that was sent does not.
-  sigaction(signal, again ? &standard : &here.previous, nullptr);
+  sigaction(signal, again ? &standard : &previous_of(signal), nullptr);
   if (info->si_code <= 0) raise(signal);
 }
 
@@ -108,10 +124,8 @@ CrashReports::CrashReports() {
   if (users++ > 0) return;
   struct sigaction action = {};
   action.sa_sigaction = on_signal, action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  for (const int signal : kSignals) {
-    handled_of(signal).entered = false;
-    sigaction(signal, &action, &handled_of(signal).previous);
-  }
+  teller = 0, told = false, outside_a_block = false;
+  for (const int signal : kSignals) sigaction(signal, &action, &previous_of(signal));
 }
 
 CrashReports::~CrashReports() {
@@ -122,7 +136,7 @@ CrashReports::~CrashReports() {
     sigaction(signal, nullptr, &now);
     // Who came meanwhile stays, and finds its way through ours to the one before.
     if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_signal)
-      sigaction(signal, &handled_of(signal).previous, nullptr);
+      sigaction(signal, &previous_of(signal), nullptr);
   }
 }
 
