@@ -298,12 +298,11 @@ inline void cos_sin_of(const float* angles, int64_t count, float* cos, float* si
     const double r = angle - quarters * kQuarter, r2 = r * r;
     const double s = r * (1 + r2 * (-1.0 / 6 + r2 * (1.0 / 120 + r2 * (-1.0 / 5040 + r2 * (1.0 / 362880)))));
     const double c = 1 + r2 * (-0.5 + r2 * (1.0 / 24 + r2 * (-1.0 / 720 + r2 * (1.0 / 40320 + r2 * (-1.0 / 3628800)))));
-    // quarters mod 4 as 0, 1, 2, 3, without an integer conversion
+    // quarters mod 4 is 2 * half + odd; which of s and c, and which sign, by arithmetic with zeros and ones.
     const double quarter = quarters - 4 * ((quarters * 0.25 - 0.375 + kRound) - kRound);
-    const bool odd = quarter == 1 || quarter == 3;
-    const double cos_size = odd ? s : c, sin_size = odd ? c : s;
-    cos[i] = float(quarter == 1 || quarter == 2 ? -cos_size : cos_size);
-    sin[i] = float(quarter >= 2 ? -sin_size : sin_size);
+    const double half = (quarter * 0.5 - 0.25 + kRound) - kRound, odd = quarter - 2 * half, even = 1 - odd;
+    cos[i] = float((1 - 2 * odd) * (1 - 2 * half) * (odd * s + even * c));
+    sin[i] = float((1 - 2 * half) * (odd * c + even * s));
   }
   for (int64_t i = 0; i < count; ++i)
     if (!(std::fabs(angles[i]) < 1.6e6f)) cos[i] = std::cos(angles[i]), sin[i] = std::sin(angles[i]);

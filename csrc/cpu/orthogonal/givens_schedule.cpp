@@ -27,39 +27,41 @@ bool joins(const GivensPass& pass, GivensPassKind kind, int64_t stride) {
          std::find(pass.strides, pass.strides + pass.rounds, stride) == pass.strides + pass.rounds;
 }
 
-/// body(round, pair, which number of the pass in units of one sum) for every pair; of a vector's lanes also the second
-/// member, as second = true. Sums and coefficients have the same order, two coefficients to a sum.
-template <class Body>
-void for_each_angle(const GivensSchedule& schedule, const GivensPass& pass, int lanes, const Body& body) {
-  const int64_t features = schedule.features;
-  if (pass.kind == GivensPassKind::kAnyStride) {
-    for (int64_t pair = 0; pair < givens_pairs(pass.strides[0], features); ++pair) body(0, pair, pair, 0, false);
-    return;
-  }
-  if (pass.kind == GivensPassKind::kWithinVector) {
-    for (int64_t i = 0; i < features; ++i) {
-      for (int round = 0; round < pass.rounds; ++round) {
-        const int64_t stride = pass.strides[round], partner = i ^ stride;
-        if (partner >= features) continue;
-        body(round, pair_of(std::min(i, partner), stride), i / lanes * pass.rounds + round, int(i % lanes), i > partner);
-      }
+constexpr int kMostLanes = 16;
+
+/// Which pair each lane of a vector belongs to, counted from the vector's first, and with which of its members.
+struct LaneMap {
+  int pair[kMostLanes];
+  bool second[kMostLanes];
+
+  LaneMap(const GivensPass& pass, int round, int lanes) {
+    const int stride = pass.kind == GivensPassKind::kWithinVector ? int(pass.strides[round]) : 0;
+    for (int lane = 0; lane < lanes; ++lane) {
+      const int partner = lane ^ stride;
+      pair[lane] = stride == 0 ? lane : int(pair_of(std::min(lane, partner), stride)), second[lane] = lane > partner;
     }
+  }
+};
+
+/// body(block, pair, column) for the vectors of a round of a pass: block counts vectors of sums (and pairs of vectors of
+/// coefficients) in reading order, pair is that of the vector's first lane, column where it begins.
+template <class Body>
+void for_each_vector(const GivensSchedule& schedule, const GivensPass& pass, int round, int lanes, const Body& body) {
+  const int64_t features = schedule.features, rounds = pass.rounds;
+  if (pass.kind == GivensPassKind::kWithinVector) {
+    for (int64_t column = 0; column < features; column += lanes) body(column / lanes * rounds + round, column / 2, column);
     return;
   }
   int64_t mask = 0, group = 0;
-  for (int round = 0; round < pass.rounds; ++round) mask |= pass.strides[round];
+  for (int other = 0; other < rounds; ++other) mask |= pass.strides[other];
   for (int64_t column = 0; column < features; column = ((column | mask) + lanes) & ~mask, ++group) {
-    int64_t block = group * pass.rounds << (pass.rounds - 1);
-    for (int round = 0; round < pass.rounds; ++round) {
-      for (int member = 0; member < 1 << pass.rounds; ++member) {
-        if (member >> round & 1) continue;
-        int64_t first = column;
-        for (int other = 0; other < pass.rounds; ++other)
-          if (member >> other & 1) first += pass.strides[other];
-        const int64_t pair = pair_of(first, pass.strides[round]);
-        for (int lane = 0; lane < lanes; ++lane) body(round, pair + lane, block, lane, false);
-        ++block;
-      }
+    int64_t block = (group * rounds + round) << (rounds - 1);
+    for (int member = 0; member < 1 << rounds; ++member) {
+      if (member >> round & 1) continue;
+      int64_t first = column;
+      for (int other = 0; other < rounds; ++other)
+        if (member >> other & 1) first += pass.strides[other];
+      body(block++, pair_of(first, pass.strides[round]), first);
     }
   }
 }
@@ -124,27 +126,34 @@ GivensSchedule schedule_givens(const GivensRounds& rounds, int64_t features, int
 template <class T>
 void pack_givens(const GivensSchedule& schedule, const GivensRounds& rounds, int lanes, const T* cos, const T* sin,
                  int64_t pairs, T* coefficients) {
+  const int64_t features = schedule.features;
+  const T direction = rounds.inverse ? T(-1) : T(1);
   for (const GivensPass& pass : schedule.passes) {
     T* const own = coefficients + pass.coefficients;
-    const int64_t of_round = givens_pairs(pass.strides[0], schedule.features);
-    if (pass.kind == GivensPassKind::kWithinVector) {
-      // A lane without a partner keeps its value: cos 1, sin 0.
-      for (int64_t block = 0; block < schedule.padded / lanes * pass.rounds; ++block) {
-        std::fill_n(own + block * 2 * lanes, lanes, T(1));
-        std::fill_n(own + block * 2 * lanes + lanes, lanes, T(0));
-      }
-    }
-    for_each_angle(schedule, pass, lanes, [&](int round, int64_t pair, int64_t block, int lane, bool second) {
-      const int64_t from = angle_row(rounds, rounds.angles.rows, pass, round) * pairs + pair;
-      const T signed_sin = rounds.inverse ? -sin[from] : sin[from];
+    for (int round = 0; round < pass.rounds; ++round) {
+      const int64_t from = angle_row(rounds, rounds.angles.rows, pass, round) * pairs;
       if (pass.kind == GivensPassKind::kAnyStride) {
-        own[pair] = cos[from], own[of_round + pair] = signed_sin;
-      } else {
-        T* const to = own + block * 2 * lanes + lane;
-        to[0] = cos[from];
-        to[lanes] = pass.kind == GivensPassKind::kWithinVector && !second ? -signed_sin : signed_sin;
+        const int64_t count = givens_pairs(pass.strides[0], features);
+        std::copy_n(cos + from, count, own);
+        for (int64_t pair = 0; pair < count; ++pair) own[count + pair] = direction * sin[from + pair];
+        continue;
       }
-    });
+      const LaneMap map(pass, round, lanes);
+      const bool within = pass.kind == GivensPassKind::kWithinVector;
+      T signs[kMostLanes];
+      for (int lane = 0; lane < lanes; ++lane) signs[lane] = within && !map.second[lane] ? -direction : direction;
+      for_each_vector(schedule, pass, round, lanes, [&](int64_t block, int64_t pair, int64_t column) {
+        T* const to = own + block * 2 * lanes;
+        const T *const cosines = cos + from + pair, *const sines = sin + from + pair;
+        const bool whole = column + lanes <= features;
+        for (int lane = 0; lane < lanes; ++lane) {
+          // A lane without a partner keeps its value: cos 1, sin 0.
+          const bool rotates = whole || column + std::max(lane, int(lane ^ pass.strides[round])) < features;
+          to[lane] = rotates ? cosines[map.pair[lane]] : T(1);
+          to[lanes + lane] = rotates ? signs[lane] * sines[map.pair[lane]] : T(0);
+        }
+      });
+    }
   }
 }
 
@@ -152,17 +161,30 @@ template <class T>
 void unpack_givens_sums(const GivensSchedule& schedule, const GivensRounds& rounds, int lanes, const T* sums,
                         const MutableMatrixView& dangles) {
   T* const out = static_cast<T*>(dangles.data);
+  const int64_t features = schedule.features, step = dangles.col_stride;
   for (int64_t round = 0; round < dangles.rows; ++round)
-    for (int64_t pair = 0; pair < dangles.cols; ++pair)
-      out[round * dangles.row_stride + pair * dangles.col_stride] = 0;
+    for (int64_t pair = 0; pair < dangles.cols; ++pair) out[round * dangles.row_stride + pair * step] = 0;
+  const T direction = rounds.inverse ? T(-1) : T(1);
   for (const GivensPass& pass : schedule.passes) {
     const T* const own = sums + pass.sums;
-    for_each_angle(schedule, pass, lanes, [&](int round, int64_t pair, int64_t block, int lane, bool second) {
-      const T sum = pass.kind == GivensPassKind::kAnyStride ? own[pair] : own[block * lanes + lane];
-      // Lanes hold g_j y_i at i and g_i y_j at j.
-      out[angle_row(rounds, dangles.rows, pass, round) * dangles.row_stride + pair * dangles.col_stride] +=
-          second != rounds.inverse ? -sum : sum;
-    });
+    for (int round = 0; round < pass.rounds; ++round) {
+      T* const row = out + angle_row(rounds, dangles.rows, pass, round) * dangles.row_stride;
+      if (pass.kind == GivensPassKind::kAnyStride) {
+        for (int64_t pair = 0; pair < givens_pairs(pass.strides[0], features); ++pair)
+          row[pair * step] = direction * own[pair];
+        continue;
+      }
+      const LaneMap map(pass, round, lanes);
+      for_each_vector(schedule, pass, round, lanes, [&](int64_t block, int64_t pair, int64_t column) {
+        const T* const from = own + block * lanes;
+        const bool whole = column + lanes <= features;
+        for (int lane = 0; lane < lanes; ++lane) {
+          if (!whole && column + std::max(lane, int(lane ^ pass.strides[round])) >= features) continue;
+          // Lanes hold g_j y_i at i and g_i y_j at j.
+          row[(pair + map.pair[lane]) * step] += map.second[lane] ? -direction * from[lane] : direction * from[lane];
+        }
+      });
+    }
   }
 }
 
