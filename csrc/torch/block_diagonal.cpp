@@ -2,11 +2,46 @@
 #include <tuple>
 
 #include "torch/block_diagonal_checks.h"
+#include "torch/inspection.h"
 #include "torch/orthogonal.h"
 #include "torch/plain.h"
 
 namespace lrk::binding {
 namespace {
+
+bool uses_library(const OrthogonalBackend& backend, const MatrixView& x, const MatrixView& blocks, int64_t block) {
+  return !planning() && backend.library_block_diagonal != nullptr && backend.library_block_diagonal(x, blocks, block);
+}
+
+/// [rows, count block] as a stack of [count, rows, block], or as [rows count, block] where all have one matrix.
+Tensor stack_of(const Tensor& rows, const Tensor& blocks) {
+  const int64_t block = blocks.size(2);
+  if (blocks.size(0) == 1) return torch::stable::reshape(rows, {rows.numel() / block, block});
+  return torch::stable::transpose(torch::stable::reshape(rows, {rows.size(0), rows.size(1) / block, block}), 0, 1);
+}
+
+/// y_n = x_n R_n by the library.
+void library_apply(const Tensor& x, const Tensor& blocks, bool transpose, const Tensor& y) {
+  record_dispatch("library_gemm");
+  const Tensor matrices = transpose ? torch::stable::transpose(blocks, 1, 2) : blocks;
+  if (blocks.size(0) > 1) {
+    // bmm into strided memory is a loop of products; one batch and a copy were measured faster.
+    Tensor stack = stack_of(y, blocks);
+    const Tensor products = empty({stack.size(0), stack.size(1), stack.size(2)}, y.scalar_type(), y);
+    aten_bmm_cpu(products, stack_of(x, blocks), matrices);
+    torch::stable::copy_(stack, products);
+    return;
+  }
+  aten_addmm_cpu(stack_of(y, blocks), std::nullopt, stack_of(x, blocks), torch::stable::select(matrices, 0, 0), 1.0);
+}
+
+/// dR_n = left_nt right_n by the library.
+void library_gradient(const Tensor& left, const Tensor& right, const Tensor& dblocks) {
+  record_dispatch("library_gemm");
+  const Tensor a = stack_of(left, dblocks), b = stack_of(right, dblocks);
+  if (dblocks.size(0) > 1) return aten_bmm_cpu(dblocks, torch::stable::transpose(a, 1, 2), b);
+  aten_addmm_cpu(torch::stable::select(dblocks, 0, 0), std::nullopt, aten_transpose(a), b, 1.0);
+}
 
 Tensor block_diagonal_apply(const Tensor& x, const Tensor& blocks, bool transpose) {
   const char* op = "block_diagonal_apply";
@@ -18,6 +53,10 @@ Tensor block_diagonal_apply(const Tensor& x, const Tensor& blocks, bool transpos
   BlockDiagonalArgs args;
   args.x = matrix_view(rows), args.blocks = matrix_view(matrices), args.y = mutable_view(y);
   args.block = blocks.size(2), args.transpose = transpose;
+  if (x.numel() > 0 && uses_library(backend, args.x, args.blocks, args.block)) {
+    library_apply(rows, blocks, transpose, matrix_of(y));
+    return y;
+  }
   run(op, "block_diagonal", backend.plan_block_diagonal, backend.block_diagonal, args, execution.context());
   return y;
 }
@@ -39,6 +78,11 @@ std::tuple<Tensor, Tensor> block_diagonal_backward(const Tensor& grad, const Ten
   args.block = blocks.size(2), args.transpose = transpose;
   if (needs_dx) args.dx = mutable_view(dx);
   args.dblocks = mutable_view(dblocks);
+  if (uses_library(backend, args.grad, args.blocks, args.block)) {
+    if (needs_dx) library_apply(grad_rows, blocks, !transpose, matrix_of(dx));
+    library_gradient(transpose ? grad_rows : x_rows, transpose ? x_rows : grad_rows, dblocks);
+    return {dx, dblocks};
+  }
   run(op, "block_diagonal_backward", backend.plan_block_diagonal_backward, backend.block_diagonal_backward, args,
       execution.context());
   return {dx, dblocks};

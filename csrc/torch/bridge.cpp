@@ -277,6 +277,11 @@ void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor
   }
 }
 
+void aten_bmm_cpu(const Tensor& out, const Tensor& a, const Tensor& b) {
+  if (aoti_torch_cpu_bmm_out(out.get(), a.get(), b.get()) != AOTI_TORCH_SUCCESS)
+    fail(running_op, std::string("torch's bmm failed") + torchs_reason(kPrinted));
+}
+
 Tensor aten_transpose(const Tensor& matrix) { return stable::transpose(matrix, 0, 1); }
 
 Tensor aten_multiply(const Tensor& a, const Tensor& b) {

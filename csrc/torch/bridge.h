@@ -91,6 +91,8 @@ class Execution {
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
 /// out = added + alpha * a b by torch's GEMM, matrices on the CPU; `added` may be `out`. Without it, out = alpha * a b.
 void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha);
+/// out = a b for stacks of matrices on the CPU.
+void aten_bmm_cpu(const Tensor& out, const Tensor& a, const Tensor& b);
 Tensor aten_transpose(const Tensor& matrix);
 Tensor aten_multiply(const Tensor& a, const Tensor& b);
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims);

@@ -2,6 +2,7 @@
 #include "cpu/orthogonal/block_diagonal.h"
 #include "cpu/orthogonal/cayley.h"
 #include "cpu/orthogonal/givens.h"
+#include "cpu/orthogonal/heuristics.h"
 #include "runtime/cpu_features.h"
 
 namespace lrk {
@@ -76,10 +77,33 @@ Status cayley_backward(const CayleyBackwardArgs& args, const Context& context) {
                                     : cpu::cayley_backward<float>(args, context);
 }
 
+bool library_blocks(const char* operation, const MatrixView& x, const MatrixView& blocks, int64_t block) {
+  return cpu::uses_library_blocks(x.dtype, blocks.dtype, block, name(operation), forced_kernel());
+}
+
+/// Of block-diagonal products: ours, or the library's.
+Plan plan_blocks(const char* operation, const MatrixView& x, const MatrixView& blocks, int64_t block, Plan ours) {
+  const bool preferred = cpu::prefers_library_blocks(x.dtype, blocks.dtype, block, cpu_info(), selected_cpu_isa());
+  const bool library = library_blocks(operation, x, blocks, block);
+  const char* const why = preferred ? "wide blocks of one dtype: the library's products were measured faster here"
+                                    : "narrow blocks, several dtypes, or a CPU on which the library is not faster";
+  const std::string forced = "force(\"" + forced_kernel() + "\")", other = library ? ours.kernel : cpu::kLibraryProduct;
+  if (library) ours.kernel = cpu::kLibraryProduct, ours.workspace_bytes = 0, ours.library_gemm = true;
+  if (library != preferred) ours.reason = forced;
+  else if (library) ours.reason = why;
+  ours.rejected.push_back({other, library != preferred ? forced : why});
+  return ours;
+}
+
 Plan plan_block_diagonal(const BlockDiagonalArgs& args, const Context&) {
-  return plan("block_diagonal", "matrices packed once, x and y passed once",
-              is_double(args.x.dtype) ? cpu::block_diagonal_workspace<double>(args)
-                                      : cpu::block_diagonal_workspace<float>(args));
+  return plan_blocks("block_diagonal", args.x, args.blocks, args.block,
+                     plan("block_diagonal", "matrices packed once, x and y passed once",
+                          is_double(args.x.dtype) ? cpu::block_diagonal_workspace<double>(args)
+                                                  : cpu::block_diagonal_workspace<float>(args)));
+}
+
+bool library_block_diagonal(const MatrixView& x, const MatrixView& blocks, int64_t block) {
+  return library_blocks("block_diagonal", x, blocks, block);
 }
 
 Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
@@ -90,10 +114,11 @@ Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
 }
 
 Plan plan_block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context&) {
-  return plan("block_diagonal_backward",
-              args.dx.present() ? "dx and dblocks from one reading of x and grad" : "dblocks alone",
-              is_double(args.grad.dtype) ? cpu::block_diagonal_backward_workspace<double>(args)
-                                         : cpu::block_diagonal_backward_workspace<float>(args));
+  return plan_blocks("block_diagonal_backward", args.grad, args.blocks, args.block,
+                     plan("block_diagonal_backward",
+                          args.dx.present() ? "dx and dblocks from one reading of x and grad" : "dblocks alone",
+                          is_double(args.grad.dtype) ? cpu::block_diagonal_backward_workspace<double>(args)
+                                                     : cpu::block_diagonal_backward_workspace<float>(args)));
 }
 
 Status block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context& context) {
@@ -127,7 +152,8 @@ const OrthogonalBackend& orthogonal_cpu() {
                                              block_diagonal,
                                              plan_block_diagonal_backward,
                                              block_diagonal_backward,
-                                             kernel_names};
+                                             kernel_names,
+                                             library_block_diagonal};
   return backend;
 }
 

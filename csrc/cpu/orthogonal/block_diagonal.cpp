@@ -71,7 +71,9 @@ struct PackedMatrices {
   PackedMatrices(const Kernels<T>& kernels_, const Division& division_, const MatrixView& blocks_, bool transposed_)
       : kernels(kernels_), division(division_), transposed(transposed_), blocks(blocks_) {
     const bool same = blocks.dtype == (sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32);
-    in_place = !transposed && same && blocks.col_stride == 1 && division.block % division.tile_cols == 0;
+    // Panels of wide matrices are lines far apart, which evict each other from the first level cache: worth a copy.
+    const bool near = division.block <= 2 * division.tile_cols || division.rows < 4 * division.tile_rows;
+    in_place = !transposed && same && blocks.col_stride == 1 && division.block % division.tile_cols == 0 && near;
     r_stride = in_place ? blocks.row_stride : division.tile_cols;
     panel_stride = in_place ? division.tile_cols : division.block * division.tile_cols;
     matrix_stride = in_place ? division.block * blocks.row_stride : division.packed();
@@ -188,15 +190,22 @@ struct GradientMemory {
 
   int64_t scratch() const { return 2 * division.staged(); }
   int64_t sums() const { return division.row_ranges * sums_a_range * division.packed(); }
+  /// Whether the only sums there are lie as the result does.
+  bool fits(const MutableMatrixView& dblocks, size_t element) const {
+    return sums_a_range * division.row_ranges == division.matrices() && division.width == division.block &&
+           dblocks.col_stride == 1 && dblocks.row_stride == division.block &&
+           dblocks.dtype == (element == 8 ? DType::kFloat64 : DType::kFloat32);
+  }
   template <class T>
   T* sum(T* sums, int64_t range, int64_t group, int64_t n) const {
     return sums + (range * sums_a_range + (division.shared ? group : n)) * division.packed();
   }
 };
 
-/// sum += a_n^T b_n over `rows` staged rows.
+/// sum = a_n^T b_n over `rows` staged rows, or += when `accumulate`.
 template <class T>
-void add_product(const Kernels<T>& kernels, const Division& division, const T* a, const T* b, int64_t rows, T* sum) {
+void add_product(const Kernels<T>& kernels, const Division& division, const T* a, const T* b, int64_t rows, T* sum,
+                 bool accumulate) {
   const int64_t block = division.block, chunk_stride = division.tile_rows * kStagedStride;
   for (int64_t chunk = 0; chunk < block; chunk += kStagedCols) {
     const T* const a_chunk = a + chunk / kStagedCols * chunk_stride;
@@ -205,7 +214,7 @@ void add_product(const Kernels<T>& kernels, const Division& division, const T* a
       const T* const b_panel = b + j / kStagedCols * chunk_stride + j % kStagedCols;
       for (int64_t i = chunk; i < end; i += height)
         kernels.multiply(std::min(height, end - i), rows, a_chunk + i - chunk, kStagedStride, b_panel, kStagedStride,
-                         sum + i * division.width + j, division.width, true, a_chunk, 0);
+                         sum + i * division.width + j, division.width, accumulate, a_chunk, 0);
     }
   }
 }
@@ -217,7 +226,8 @@ size_t block_diagonal_backward_workspace(const BlockDiagonalBackwardArgs& args) 
   const Division division(args.x, args.blocks, args.block, selected_block_kernels<T>(), kGradientTiles);
   const PackedMatrices<T> matrices(selected_kernels<T>(), division, args.blocks, !args.transpose);
   const GradientMemory memory(division);
-  return bytes_of<T>(args.dx.present() ? matrices.elements() : 0) + bytes_of<T>(memory.sums()) +
+  return bytes_of<T>(args.dx.present() ? matrices.elements() : 0) +
+         bytes_of<T>(memory.fits(args.dblocks, sizeof(T)) ? 0 : memory.sums()) +
          size_t(division.tasks()) * bytes_of<T>(memory.scratch());
 }
 
@@ -228,17 +238,14 @@ Status block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Cont
   const Division division(args.x, args.blocks, args.block, kernels, kGradientTiles);
   PackedMatrices<T> matrices(blocks, division, args.blocks, !args.transpose);
   const GradientMemory memory(division);
-  const bool wants_dx = args.dx.present();
+  const bool wants_dx = args.dx.present(), in_place = memory.fits(args.dblocks, sizeof(T));
   const size_t bytes = block_diagonal_backward_workspace<T>(args);
   Workspace workspace(bytes);
   if (!workspace.allocate(context)) return out_of_memory("block_diagonal_apply backward", bytes);
   T *const packed = workspace.take<T>(wants_dx ? matrices.elements() : 0),
-    *const sums = workspace.take<T>(memory.sums());
+    *const sums = in_place ? static_cast<T*>(args.dblocks.data) : workspace.take<T>(memory.sums());
   const std::vector<T*> scratch = take_each<T>(workspace, division.tasks(), memory.scratch());
   if (wants_dx) matrices.pack(packed, context);
-  run_tasks(context, division.row_ranges * memory.sums_a_range, memory.sums(), [&](int64_t begin, int64_t end) {
-    std::fill(sums + begin * division.packed(), sums + end * division.packed(), T(0));
-  });
   const int64_t block = args.block;
   for_each_tile(division, 2 * args.x.rows * args.x.cols * block, context,
                 [&](int64_t task, int64_t range, int64_t group, int64_t row, int64_t rows, int64_t first, int64_t end) {
@@ -247,11 +254,13 @@ Status block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Cont
     stage_rows(blocks, division, args.grad, row, rows, first * block, end * block, grad);
     for (int64_t n = first; n < end; ++n) {
       const int64_t offset = (n - first) * block;
+      const bool starts = row == division.first_row(range) && (!division.shared || n == division.first_block(group));
       add_product(blocks, division, (args.transpose ? grad : x) + offset, (args.transpose ? x : grad) + offset, rows,
-                  memory.sum(sums, range, group, n));
+                  memory.sum(sums, range, group, n), !starts);
       if (wants_dx) apply_block(kernels, division, matrices, n, grad + offset, row, rows, args.dx);
     }
   });
+  if (in_place) return {};
   // A matrix' sums, in the order of ranges and groups.
   const int64_t parts = division.row_ranges * (division.shared ? division.groups : 1);
   run_tasks(context, division.matrices(), parts * division.matrices() * division.packed(),

@@ -1,0 +1,57 @@
+"""block_diagonal_apply on the CPU by torch's products or by our kernel: either when forced, and what explain says."""
+
+import pytest
+import torch
+from test_block_diagonal import assert_near, exact_gradient, exact_product, make
+
+import lrkernels
+
+op = torch.ops.lrk.block_diagonal_apply
+NAMES = ("library_gemm", "block_diagonal")
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("transpose", (False, True))
+@pytest.mark.parametrize("shared", (False, True))
+@pytest.mark.parametrize("rows", (1, 37))
+@pytest.mark.parametrize("name", NAMES)
+def test_forced_either_way(dtype, transpose, shared, rows, name):
+    x, blocks = make("cpu", dtype, (3, 48), (rows,), shared)
+    x = torch.cat([x, x], -1)[:, : x.shape[-1]] if rows == 37 else x  # rows with a gap between them
+    x, blocks, grad = x.requires_grad_(), blocks.requires_grad_(), torch.randn_like(x)
+    with lrkernels.force(name), lrkernels.trace() as kernels:
+        y = op(x, blocks, transpose=transpose)
+        dx, dblocks = torch.autograd.grad(y, (x, blocks), grad)
+    assert [kernel.startswith(name) for kernel in kernels] == [True] * (3 if name == "library_gemm" else 2), kernels
+    assert_near(y, exact_product(x, blocks, transpose), dtype, "y", 2)
+    assert_near(dx, exact_product(grad, blocks, not transpose), dtype, "dx", 2)
+    assert_near(dblocks, exact_gradient(x, grad, blocks, transpose), dtype, "dblocks", 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_far_apart(name):
+    x, blocks = make("cpu", torch.float32, (2, 20), (7,))
+    with lrkernels.force(name):
+        y = op(x.mT.contiguous().mT, blocks.mT.contiguous().mT)
+    assert_near(y, exact_product(x, blocks), torch.float32, "y", 2)
+
+
+def test_half_has_no_other_way_than_the_kernel():
+    x, blocks = make("cpu", torch.bfloat16, (2, 32), blocks_dtype=torch.float32)
+    with lrkernels.force("library_gemm"), lrkernels.trace() as kernels:
+        op(x, blocks)
+    assert len(kernels) == 1 and kernels[0].startswith("block_diagonal")
+
+
+@pytest.mark.parametrize("block", (32, 256))
+@pytest.mark.parametrize("name", (*NAMES, None))
+def test_explain_agrees_with_the_trace(block, name):
+    x, blocks = make("cpu", torch.float32, (2, block))
+    with lrkernels.force(name) if name else lrkernels.trace():
+        (plan,) = lrkernels.explain("block_diagonal_apply", x, blocks)
+        with lrkernels.trace() as kernels:
+            op(x, blocks)
+    assert [plan.kernel] == kernels
+    assert len(plan.rejected) == 1
+    if name:
+        assert plan.kernel.startswith(name)
