@@ -4,8 +4,9 @@
 
 All forward and backward, float32. A square matrix: `solve` is the "cayley" map of torch's orthogonal parametrization,
 `solve, times base` the same with the product by a fixed matrix that the parametrization makes by default. A Lipschitz
-layer (a sandwich layer of LBDN), y = √2·Aᵀ·e^ψ·relu(√2·e^−ψ·B·x + b) with [Aᵀ; Bᵀ] the map of its weight: `inverse` is
-the published expression. The map alone is measured too.
+layer (a sandwich layer of LBDN), y = √2·Aᵀ·e^ψ·σ(√2·e^−ψ·B·x + b) with [Aᵀ; Bᵀ] the map of its weight: `inverse` is
+the published expression. σ is tanh, since at the kink of a relu rounding decides the gradient. The map alone is
+measured too.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Sandwich:
 
         def layer(function, x, weight, scale, psi, bias):
             q = function((scale / weight.norm() * weight).mT)
-            hidden = torch.relu(math.sqrt(2) * torch.exp(-psi) * (x @ q[outputs:]) + bias)
+            hidden = torch.tanh(math.sqrt(2) * torch.exp(-psi) * (x @ q[outputs:]) + bias)
             return math.sqrt(2) * (torch.exp(psi) * hidden) @ q[:outputs]
 
         wide = [t.detach().double().requires_grad_() for t in leaves]
