@@ -24,7 +24,8 @@ def exact_product(x, blocks, transpose=False):
     block, y = blocks.shape[-1], np.zeros(x.shape)
     for n in range(x.shape[-1] // block):
         matrix, columns = blocks[n % len(blocks)], slice(n * block, (n + 1) * block)
-        y[..., columns] = x[..., columns] @ (matrix.T if transpose else matrix)
+        with np.errstate(invalid="ignore"):  # Inf - Inf and 0 * Inf are what they are
+            y[..., columns] = x[..., columns] @ (matrix.T if transpose else matrix)
     return y
 
 
@@ -198,6 +199,45 @@ def test_no_features(device, count):
     assert dblocks.eq(0).all() and dblocks.shape == (count, 4, 4)
 
 
+def assert_as_in_float(y, exact, dtype):
+    """NaN, Inf and its sign where float64's result rounded to dtype has them, and near it elsewhere."""
+    expected = torch.as_tensor(exact).to(dtype).double()
+    y = y.detach().cpu().double()
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y.isinf(), expected.isinf()) and torch.equal(y[y.isinf()], expected[y.isinf()])
+    finite = expected.isfinite()
+    torch.testing.assert_close(y[finite], expected[finite], rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("matrices", ("identity", "general", "of many sizes"))
+@pytest.mark.parametrize("special", (math.inf, -math.inf, "largest"))
+def test_large_rows_times_float32_blocks(device, special, matrices, dtype):
+    """What an infinite x makes of every sign and zero of R, whatever R's halves are."""
+    x, blocks = make(device.device, dtype, (4, 6), (9,), blocks_dtype=torch.float32)
+    if matrices == "identity":
+        blocks = torch.eye(6, device=device.device).expand(4, 6, 6).contiguous()
+    if matrices == "of many sizes":
+        blocks *= 10.0 ** torch.arange(0, -36, -6, device=device.device)
+    x[2, 8] = torch.finfo(dtype).max * 0.875 if special == "largest" else special
+    for transpose in (False, True):
+        assert_as_in_float(op(x, blocks, transpose=transpose), exact_product(x, blocks, transpose), dtype)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("largest", (math.inf, 3.4e38, 1e33, 1e-33, 1e-41))
+def test_float32_blocks_beyond_halfs_range(device, largest, dtype):
+    """One element that no half number is near: rows that meet it overflow or not as they do in float."""
+    blocks = torch.eye(6).expand(2, 6, 6).contiguous()
+    blocks[0] *= min(largest, 1.0)
+    blocks[0, 2, 3] = largest
+    x = torch.zeros(3, 12, dtype=dtype)
+    x[0], x[1, :2], x[2, 2] = 1.5, 1.5, 2**-10
+    columns = [3, *range(6, 12)]  # the other sums have no addend near the largest
+    y = op(x.to(device.device), blocks.to(device.device))[:, columns]
+    assert_as_in_float(y, exact_product(x, blocks)[:, columns], dtype)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("special", (math.nan, math.inf))
 def test_what_is_not_finite_stays_in_its_row_and_block(device, dtype, special):
@@ -250,6 +290,14 @@ def test_a_wide_row_and_many_rows(device):
             assert_near(dblocks, exact_gradient(x, grad, matrices, transpose), torch.float32, "dblocks")
 
 
+def test_one_matrix_of_many_blocks(device):
+    """Its gradient sums over the blocks, too: equal addends, whose roundings one long sum would all make alike."""
+    x = torch.full((1, 8192), 0.7, device=device.device)
+    blocks = torch.eye(2, device=device.device)[None].requires_grad_()
+    (dblocks,) = torch.autograd.grad(op(x, blocks).sum(), blocks)
+    assert_near(dblocks, exact_gradient(x, torch.ones_like(x), blocks), torch.float32, "dblocks")
+
+
 def test_rows_that_are_split_on_cuda():
     if (reason := testing.unavailable("cuda_emulated")) is not None:
         pytest.skip(reason)
@@ -260,6 +308,19 @@ def test_rows_that_are_split_on_cuda():
             grad = torch.randn(x.shape).to(dtype)
             (dblocks,) = torch.autograd.grad(op(x, blocks), blocks, grad)
             assert_near(dblocks, exact_gradient(x, grad, blocks), torch.float32, "dblocks")
+
+
+def test_blocks_of_rows_dtype_are_one_half():
+    """A block in x's own dtype has no low half to be multiplied by."""
+    if (reason := testing.unavailable("cuda_emulated")) is not None:
+        pytest.skip(reason)
+    with testing.backend("cuda_emulated"):
+        x, blocks = make("cpu", torch.bfloat16, (3, 40), (5,))
+        (one,) = lrkernels.explain("block_diagonal_apply", x, blocks)
+        (two,) = lrkernels.explain("block_diagonal_apply", x, blocks.float())
+        lines = 3 * 2 * 32 * 40 * 2  # of two column tiles, in bytes
+        assert (one.workspace_bytes, two.workspace_bytes) == (lines + 256, 2 * lines + 256)
+        assert torch.equal(op(x, blocks), op(x, blocks.float()))
 
 
 # --- Derivatives of every order, and what is kept for them.

@@ -202,7 +202,7 @@ Status run_indexed_project(const IndexedProjectArgs& args, const Routing& routin
   if (!status.ok() || layout.choice.splits == 1) return status;
   sum.partials = static_cast<const float*>(layout.workspace.at(layout.partials)), sum.splits = layout.choice.splits;
   sum.rows = int(args.s.rows), sum.cols = int(args.s.cols);
-  return launch_split_sum(sum, context);
+  return launch_split_sum(kOperation, sum, context);
 }
 
 Plan plan_indexed_linear(const IndexedLinearArgs& original, const RouteArgs& route, const Context&) {

@@ -73,7 +73,7 @@ struct SplitRun {
     parameters.splits = result.choice.splits;
     parameters.rows = int(output_rows()), parameters.cols = int(output_cols());
     parameters.output = output;
-    return launch_split_sum(parameters, context);
+    return launch_split_sum(operation, parameters, context);
   }
 
  private:

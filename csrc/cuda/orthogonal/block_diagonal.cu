@@ -215,7 +215,7 @@ Status run_gradient(const Gradient& gradient, const RowSplits& rows, float* part
   sums.partials = partials, sums.splits = int(rows.splits * (shared ? gradient.count() : 1));
   sums.rows = int(gradient.dblocks.rows), sums.cols = int(gradient.block);
   sums.output.dblocks = MutableElementView(gradient.dblocks);
-  return launch_split_sum(sums, context);
+  return launch_split_sum(gradient.operation, sums, context);
 }
 
 // --- The table's functions ---

@@ -105,7 +105,7 @@ Status product(const CayleyProblem& problem, const SquareMatrices<const void*>& 
   parameters.a = a, parameters.b = b, parameters.c = c, parameters.out = out;
   parameters.size = int(problem.block), parameters.alpha = float(alpha), parameters.beta = float(beta);
   parameters.diagonal = float(diagonal);
-  return launch_small_product(parameters, problem.count, context);
+  return launch_small_product(problem.operation, parameters, problem.count, context);
 }
 
 Status run_exact(const CayleyProblem& problem, const CayleyArgs& args, GlobalMemory& operands, const Context& context) {

@@ -222,7 +222,7 @@ Status run(const GivensProblem& problem, const Link& ends, const MutableMatrixVi
   sums.splits = int(choice.blocks), sums.rows = int(problem.rounds.angles.rows), sums.cols = int(problem.pairs());
   sums.output.dangles = MutableElementView(dangles);
   sums.output.rounds = sums.rows, sums.output.inverse = problem.rounds.inverse;
-  return launch_split_sum(sums, context);
+  return launch_split_sum(problem.operation, sums, context);
 }
 
 GivensProblem problem_of(const GivensArgs& args) {

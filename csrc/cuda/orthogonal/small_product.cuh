@@ -89,9 +89,11 @@ __global__ void __launch_bounds__(kProductThreads) small_product_kernel(const Sm
   }
 }
 
-inline Status launch_small_product(const SmallProductParameters& parameters, int64_t count, const Context& context) {
+/// `operation` is named by errors.
+inline Status launch_small_product(const char* operation, const SmallProductParameters& parameters, int64_t count,
+                                   const Context& context) {
   const int64_t tiles = (parameters.size + kProductTile - 1) / kProductTile, blocks = tiles * tiles * count;
-  if (Status status = check_grid("small_product", blocks); !status.ok()) return status;
+  if (Status status = check_grid(operation, blocks); !status.ok()) return status;
   return launch(small_product_kernel,
                 LaunchConfig(dim3(unsigned(blocks)), dim3(kProductThreads), kProductSharedBytes, context), parameters);
 }
