@@ -354,6 +354,22 @@ void check_blocks(const Target& target, const BlockCase& test) {
   expect(dense(dblocks_alone) == dense(dblocks), what + ": dblocks depend on whether dx is wanted");
 }
 
+/// What a CUDA kernel cannot count is refused by plan and run alike, before any operand is read.
+void check_refusals(const Target& target) {
+  Context context;
+  BlockDiagonalArgs args;
+  args.block = 46337;
+  args.x = {&args, DType::kBFloat16, 1, args.block, args.block, 1};
+  args.blocks = {&args, DType::kBFloat16, args.block, args.block, args.block, 1};
+  args.y = {&args, DType::kBFloat16, 1, args.block, args.block, 1};
+  const Plan plan = target.backend->plan_block_diagonal(args, context);
+  const Status status = target.backend->block_diagonal(args, context);
+  const std::string expected = "block_diagonal_apply: blocks of 46337 are too large";
+  expect(plan.kernel == "none" && plan.reason.find(expected) == 0, "the plan of a block too large: " + plan.reason);
+  expect(status.code == StatusCode::kUnsupported && status.message.find(expected) == 0,
+         "a block too large: " + status.message);
+}
+
 // --- All of them ---
 
 void check_all(const Target& target) {
@@ -381,6 +397,8 @@ void check_all(const Target& target) {
   check_cayley(target, DType::kFloat32, 1, 130, 0, {}, false);
   check_blocks(target, {DType::kFloat32, DType::kFloat32, 600, 2, 8});
   check_blocks(target, {DType::kBFloat16, DType::kFloat32, 600, 1, 100});
+  check_blocks(target, {DType::kFloat32, DType::kFloat32, 9, 150, 3, true});  // a sum over more blocks than elements
+  check_blocks(target, {DType::kBFloat16, DType::kBFloat16, 9, 3, 70});       // matrices of one half
 }
 
 int finish() {
@@ -415,7 +433,7 @@ int main() {
     tested += code == 0;
   }
   if (const OrthogonalBackend* emulated = orthogonal_cuda_emulated())
-    check_all({emulated, {}, false});
+    check_all({emulated, {}, false}), check_refusals({emulated, {}, false});
   else
     std::puts("emulated backend skipped: this build has no emulator");
 #if defined(LRK_TEST_HAS_CUDA_RUNTIME)

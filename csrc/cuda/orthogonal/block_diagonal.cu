@@ -14,6 +14,11 @@ inline namespace LRK_TARGET {
 namespace orthogonal {
 namespace {
 
+/// split_matrices_kernel counts the elements of a block, padded to whole tiles, in int.
+constexpr int64_t kLargestSplitBlock = 46336;
+static_assert(kLargestSplitBlock % kSplitColumns == 0 &&
+              kLargestSplitBlock * kLargestSplitBlock + kSplitThreads <= std::numeric_limits<int>::max());
+
 int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
 
 /// One product of rows with matrices: the forward pass, and dx.
@@ -37,6 +42,9 @@ std::string unsupported(const char* operation, const MatrixView& x, const Matrix
   if (x.col_stride != 1 || blocks.col_stride != 1) return name + ": rows must be contiguous";
   constexpr int64_t kMost = std::numeric_limits<int>::max() / 2;
   if (x.rows > kMost || x.cols > kMost) return name + ": an extent is too large";
+  if (is_half(x.dtype) && blocks.cols > kLargestSplitBlock)
+    return name + ": blocks of " + std::to_string(blocks.cols) + " are too large, of half x the CUDA kernel takes up to " +
+           std::to_string(kLargestSplitBlock);
   return {};
 }
 
