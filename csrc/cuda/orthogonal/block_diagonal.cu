@@ -65,25 +65,26 @@ bool chunks_align(const MutableMatrixView& view, int64_t block, size_t bytes) {
 
 // --- y_n = x_n R_n ---
 
-/// Where the two halves of half x's matrices lie.
+/// Where the halves of half x's matrices lie: two of float32 ones, one of x's dtype.
 struct SplitMatrices {
-  int64_t tiles, stride;
+  int64_t tiles, stride, halves;
   size_t lines = 0, scales = 0;
 
   SplitMatrices(const Apply& apply, Workspace& workspace)
-      : tiles(tiles_of(apply.block, kSplitColumns)), stride(round_up(apply.block, 8)) {
+      : tiles(tiles_of(apply.block, kSplitColumns)), stride(round_up(apply.block, 8)),
+        halves(apply.blocks.dtype == apply.x.dtype ? 1 : 2) {
     if (!is_half(apply.x.dtype)) return;
-    lines = workspace.reserve(size_t(apply.matrices() * tiles * 2 * kSplitColumns * stride) * 2);
+    lines = workspace.reserve(size_t(apply.matrices() * tiles * halves * kSplitColumns * stride) * sizeof(uint16_t));
     scales = workspace.reserve(size_t(apply.matrices()) * sizeof(float));
   }
 };
 
-template <class T>
-Status apply_mma(const Apply& apply, const SplitMatrices& split, const Workspace& workspace, const Context& context) {
+template <class T, int kHalves>
+Status apply_halves(const Apply& apply, const SplitMatrices& split, const Workspace& workspace, const Context& context) {
   SplitMatricesParameters halves;
   halves.blocks = ElementView(apply.blocks), halves.block = int(apply.block);
   halves.tiles = int(split.tiles), halves.stride = int(split.stride), halves.transpose = apply.transpose;
-  halves.scaled = apply.x.dtype == DType::kFloat16 && apply.blocks.dtype == DType::kFloat32;
+  halves.halves = kHalves, halves.scaled = apply.x.dtype == DType::kFloat16 && kHalves == 2;
   halves.lines = static_cast<uint16_t*>(workspace.at(split.lines));
   halves.scales = static_cast<float*>(workspace.at(split.scales));
   if (Status status = check_grid(apply.operation, apply.matrices()); !status.ok()) return status;
@@ -98,12 +99,19 @@ Status apply_mma(const Apply& apply, const SplitMatrices& split, const Workspace
   parameters.tiles = int(split.tiles), parameters.stride = int(split.stride);
   parameters.y = apply.y.data, parameters.y_stride = apply.y.row_stride;
   parameters.wide_y = chunks_align(apply.y, apply.block, 16);
-  using Wide = BlockApplyProduct<T, true>;
+  using Wide = BlockApplyProduct<T, true, kHalves>;
   const int64_t blocks = tiles_of(apply.x.rows, Wide::kTileM) * split.tiles * apply.count();
   if (Status status = check_grid(apply.operation, blocks); !status.ok()) return status;
   const LaunchConfig grid(dim3(unsigned(blocks)), dim3(Wide::kThreads), Wide::kSharedBytes, context);
-  return parameters.x.copy_bytes == 16 ? launch(block_apply_mma_kernel<Wide>, grid, parameters)
-                                       : launch(block_apply_mma_kernel<BlockApplyProduct<T, false>>, grid, parameters);
+  return parameters.x.copy_bytes == 16
+             ? launch(block_apply_mma_kernel<Wide>, grid, parameters)
+             : launch(block_apply_mma_kernel<BlockApplyProduct<T, false, kHalves>>, grid, parameters);
+}
+
+template <class T>
+Status apply_mma(const Apply& apply, const SplitMatrices& split, const Workspace& workspace, const Context& context) {
+  return split.halves == 1 ? apply_halves<T, 1>(apply, split, workspace, context)
+                           : apply_halves<T, 2>(apply, split, workspace, context);
 }
 
 Status apply_simt(const Apply& apply, const Context& context) {
@@ -260,7 +268,9 @@ Plan plan_block_diagonal(const BlockDiagonalArgs& args, const Context&) {
   Workspace workspace;
   const SplitMatrices split(apply, workspace);
   return plan_of(unsupported(apply.operation, args.x, args.blocks), "block_diagonal", args.x,
-                 is_half(args.x.dtype) ? "matrices as two 16-bit halves on tensor cores" : "float32 products are FMAs",
+                 !is_half(args.x.dtype) ? "float32 products are FMAs"
+                 : split.halves == 1    ? "matrices of x's dtype on tensor cores"
+                                        : "matrices as two 16-bit halves on tensor cores",
                  workspace.bytes());
 }
 

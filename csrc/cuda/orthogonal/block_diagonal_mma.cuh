@@ -2,9 +2,13 @@
 //
 // Floor: x and y once (dR: x and g once), 2 block operations an element: memory's up to blocks of several hundred.
 // Idea: float32 matrices keep their accuracy as two 16-bit ones, R = high + low, whose products with x are exact and meet
-// in float accumulators. Both halves are one operand of twice the columns, so that fragments of x are loaded once. A
-// block of threads computes rows of a column tile of one n; neighbouring blocks have neighbouring n, whose parts of a
-// row are neighbours in memory.
+// in float accumulators. Both halves are one operand of twice the columns, so that fragments of x are loaded once;
+// matrices of x's own dtype are their high half. A block of threads computes rows of a column tile of one n;
+// neighbouring blocks have neighbouring n, whose parts of a row are neighbours in memory.
+//
+// Cost above the floor: a tile has kSplitColumns columns and takes kTileK of the sum, so blocks under 32 multiply zeros
+// (of a block of 8 seven eighths of the products) and start copies of nothing. A block of b > 32 columns reads its part
+// of x once a tile, b / 32 times, all but the first as a rule from L2: the tiles of one n are `count` blocks apart.
 #pragma once
 
 #include "device/element_view.cuh"
@@ -19,26 +23,45 @@ namespace orthogonal {
 constexpr int kSplitColumns = 32;  // of R in a tile; the tile has as many lines of either half
 constexpr int kSplitThreads = 256;
 
-/// R as the kernel reads it: for every matrix and column tile, kSplitColumns lines of high and as many of low, each along
-/// the sum and `stride` long, zeros where there is no R. f16 has a short range: there R is first divided by a power of two
-/// near its largest element, which `scales` keeps.
+/// R as the kernel reads it: for every matrix and column tile, kSplitColumns lines of high and, of two halves, as many of
+/// low, each along the sum and `stride` long, zeros where there is no R. f16 has a short range: there float32 R is first
+/// divided by a power of two near its largest finite element, which `scales` keeps, and low halves count in units of
+/// kLowUnit, so that elements far below the largest have one, too.
 struct SplitMatricesParameters {
   ElementView blocks;  // [matrices block, block]
-  int block = 0, tiles = 0, stride = 0;
+  int block = 0, tiles = 0, stride = 0, halves = 2;
   bool transpose = false, scaled = false;
   uint16_t* lines = nullptr;
   float* scales = nullptr;
 };
 
-/// The power of two at or below `largest`; 1 for what has none with a reciprocal in float: zero, NaN, Inf.
+template <class T>
+constexpr float kLowUnit = 1.0f;
+template <>
+inline constexpr float kLowUnit<Float16> = 0x1p-12f;
+
+__device__ __forceinline__ bool is_finite(float value) { return fabsf(value) <= 3.402823466e38f; }
+
+/// The power of two at or below a finite number, kept where it and its reciprocal are normal floats.
 __device__ __forceinline__ float power_of_two_below(float largest) {
-  if (!(largest >= 1e-30f && largest <= 1e30f)) return 1.0f;
+  const float clamped = fminf(fmaxf(largest, 0x1p-126f), 0x1p126f);
   uint32_t bits;
-  memcpy(&bits, &largest, sizeof(bits));
+  memcpy(&bits, &clamped, sizeof(bits));
   bits &= 0x7f800000u;  // the exponent alone
   float power;
   memcpy(&power, &bits, sizeof(power));
   return power;
+}
+
+/// The nearest T, but zero of zero alone, and Inf of Inf alone, so that products with Inf and with zero are those of
+/// `value`; what that adds to the rounding the low half takes away.
+template <class T>
+__device__ __forceinline__ T high_half_of(float value) {
+  T high = from_float<T>(value);
+  const uint16_t magnitude = high.bits & 0x7fffu;
+  if (magnitude == 0 && value != 0.0f) high.bits |= 1u;  // the least subnormal
+  if (is_finite(value) && !is_finite(to_float(high))) --high.bits;  // Inf's predecessor is the largest finite number
+  return high;
 }
 
 template <class T>
@@ -48,8 +71,10 @@ __global__ void __launch_bounds__(kSplitThreads) split_matrices_kernel(const Spl
   if (parameters.scaled) {
     float* const largest = dynamic_shared<float>();
     float own = 0.0f;
-    for (int e = thread; e < block * block; e += kSplitThreads)
-      own = fmaxf(own, fabsf(parameters.blocks.load(int64_t(matrix) * block + e / block, e % block)));
+    for (int e = thread; e < block * block; e += kSplitThreads) {
+      const float value = fabsf(parameters.blocks.load(int64_t(matrix) * block + e / block, e % block));
+      if (is_finite(value)) own = fmaxf(own, value);
+    }
     largest[thread] = own;
     __syncthreads();
     for (int half = kSplitThreads / 2; half > 0; half /= 2) {
@@ -69,14 +94,13 @@ __global__ void __launch_bounds__(kSplitThreads) split_matrices_kernel(const Spl
       value = parameters.transpose ? parameters.blocks.load(first + j, k) : parameters.blocks.load(first + k, j);
     }
     value *= reciprocal;
-    const T high = from_float<T>(value);
-    const float rest = value - to_float(high);
-    const bool finite = fabsf(to_float(high)) <= 3.402823466e38f;  // else the high half says it all: Inf - Inf is NaN
-    const T low = from_float<T>(finite ? rest : 0.0f);
-    uint16_t* const lines =
-        parameters.lines + (int64_t(matrix) * parameters.tiles + tile) * 2 * kSplitColumns * parameters.stride;
+    const T high = high_half_of<T>(value);
+    uint16_t* const lines = parameters.lines + (int64_t(matrix) * parameters.tiles + tile) * parameters.halves *
+                                                   kSplitColumns * parameters.stride;
     lines[(j % kSplitColumns) * parameters.stride + k] = high.bits;
-    lines[(kSplitColumns + j % kSplitColumns) * parameters.stride + k] = low.bits;
+    if (parameters.halves == 1) continue;
+    const float rest = is_finite(value) ? value - to_float(high) : 0.0f;  // else high says it all: Inf - Inf is NaN
+    lines[(kSplitColumns + j % kSplitColumns) * parameters.stride + k] = from_float<T>(rest / kLowUnit<T>).bits;
   }
 }
 
@@ -93,20 +117,28 @@ struct BlockApplyMmaParameters {
   bool wide_y = false;  // chunks of eight are aligned, and a block is whole ones
 };
 
-template <class T, bool kWide>
-using BlockApplyProduct = TileProduct<T, 128, 2 * kSplitColumns, 32, 4, 1, 3, Major::kAlongSum, Major::kAlongSum, kWide>;
+template <class T, bool kWide, int kHalves>
+using BlockApplyProduct =
+    TileProduct<T, 128, kHalves * kSplitColumns, 32, 4, 1, 3, Major::kAlongSum, Major::kAlongSum, kWide>;
+
+/// Of x with Inf, or of sums beyond float, the high sum alone is what float arithmetic gives: the low one may be NaN
+/// (Inf times a zero) or an Inf of the other sign.
+template <class T>
+__device__ __forceinline__ float joined_halves(float high, float low) {
+  return is_finite(high) ? fmaf(low, kLowUnit<T>, high) : high;
+}
 
 template <class Product>
 __global__ void __launch_bounds__(Product::kThreads) block_apply_mma_kernel(const BlockApplyMmaParameters parameters) {
   using T = typename Product::T;
-  constexpr int kTileK = Product::kTileK, kHalf = Product::kMmaN / 2, kColumns = kSplitColumns;
+  constexpr int kTileK = Product::kTileK, kColumns = kSplitColumns, kHalf = kColumns / 8;  // fragments of a half
   const int64_t n = int64_t(blockIdx.x) % parameters.count, rest = int64_t(blockIdx.x) / parameters.count;
   const int tile = int(rest % parameters.tiles), block = parameters.block;
   const int64_t first_m = rest / parameters.tiles * Product::kTileM, matrix = parameters.shared ? 0 : n;
   Lines x = parameters.x, r;
   x.data = static_cast<const uint16_t*>(x.data) + n * block, x.length = block;
-  r.data = parameters.matrices + (matrix * parameters.tiles + tile) * 2 * kColumns * parameters.stride;
-  r.stride = r.length = parameters.stride, r.lines = 2 * kColumns;
+  r.data = parameters.matrices + (matrix * parameters.tiles + tile) * Product::kTileN * parameters.stride;
+  r.stride = r.length = parameters.stride, r.lines = Product::kTileN;
   Product product(ptx::shared_address(dynamic_shared<char>()), int(threadIdx.x));
   typename Product::Reader reader(x, r, int(first_m), 0, 0, product.thread);
   pipelined_sum(
@@ -130,10 +162,14 @@ __global__ void __launch_bounds__(Product::kThreads) block_apply_mma_kernel(cons
     for (int j = 0; j < kHalf; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float(&high)[4] = product.accumulators[i][j];
-        const float(&low)[4] = product.accumulators[i][j + kHalf];
-        store_vector(staging + (lane / 4 + 8 * half) * kStride + j * 8 + 2 * (lane % 4),
-                     float2{(high[2 * half] + low[2 * half]) * scale, (high[2 * half + 1] + low[2 * half + 1]) * scale});
+        const auto sum = [&](int q) {
+          const float high = product.accumulators[i][j][2 * half + q];
+          if constexpr (Product::kMmaN == kHalf)
+            return high * scale;
+          else
+            return joined_halves<T>(high, product.accumulators[i][j + kHalf][2 * half + q]) * scale;
+        };
+        store_vector(staging + (lane / 4 + 8 * half) * kStride + j * 8 + 2 * (lane % 4), float2{sum(0), sum(1)});
       }
     __syncwarp();
     if (parameters.wide_y) {
