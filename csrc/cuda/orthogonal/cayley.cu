@@ -1,7 +1,6 @@
 // Host side of Cayley maps: where the inverse's matrices lie, and the launches of the series and the gradients.
 #include "cuda/orthogonal/cayley.cuh"
 
-#include <algorithm>
 #include <utility>
 
 #include "cuda/orthogonal/launchers.cuh"
@@ -32,28 +31,13 @@ std::string unsupported(const CayleyProblem& problem) {
   return {};
 }
 
-/// Where I - Q is inverted: in shared memory while it fits, else in global memory, that is in L2; so is, of the largest
-/// blocks, what the inverse works in.
-struct InversePlace {
-  bool in_shared, scratch_in_shared;
-  size_t shared_bytes, workspace_bytes;
-  int64_t blocks;
-
-  InversePlace(const CayleyProblem& problem, const Context& context) {
-    const size_t matrix = size_t(problem.block * problem.block) * sizeof(double);
-    const size_t scratch = size_t(inverse_scratch(problem.block)) * sizeof(double);
-    const size_t limit = shared_bytes_of_block(context.device);
-    in_shared = scratch + matrix <= limit, scratch_in_shared = scratch <= limit;
-    shared_bytes = (scratch_in_shared ? scratch : 0) + (in_shared ? matrix : 0);
-    const int64_t processors = std::max(1, multiprocessors(context.device));
-    blocks = in_shared ? problem.count : std::min(problem.count, 2 * processors);
-    workspace_bytes = in_shared ? 0 : size_t(blocks) * (matrix + (scratch_in_shared ? 0 : scratch));
-  }
-};
+InversePlace place_of(const CayleyProblem& problem, const Context& context) {
+  return InversePlace(problem.block, problem.count, context);
+}
 
 std::string forward_name(const CayleyProblem& problem, const Context& context) {
   if (problem.terms != 0) return "cayley_neumann_sm80";
-  return std::string("cayley_inverse_sm80_") + (InversePlace(problem, context).in_shared ? "shared" : "global");
+  return std::string("cayley_inverse_sm80_") + (place_of(problem, context).in_shared ? "shared" : "global");
 }
 
 std::string backward_name(const CayleyProblem& problem) {
@@ -109,19 +93,16 @@ Status product(const CayleyProblem& problem, const SquareMatrices<const void*>& 
 }
 
 Status run_exact(const CayleyProblem& problem, const CayleyArgs& args, GlobalMemory& operands, const Context& context) {
-  const InversePlace place(problem, context);
+  const InversePlace place = place_of(problem, context);
   Workspace workspace;
   workspace.reserve(place.workspace_bytes);
   if (Status status = workspace.allocate(problem.operation, context, operands); !status.ok()) return status;
   CayleyInverseParameters parameters;
   parameters.skew = triangles(args.skew, args.block), parameters.count = args.count;
-  parameters.matrices = place.in_shared ? nullptr : static_cast<double*>(workspace.at(0));
-  parameters.scratch_in_global = !place.scratch_in_shared;
+  parameters.memory = place.memory(workspace.at(0));
   parameters.rotation = {args.rotation.data, args.rotation.dtype, args.block};
   if (Status status = check_grid(problem.operation, place.blocks); !status.ok()) return status;
-  return launch(cayley_inverse_kernel,
-                LaunchConfig(dim3(unsigned(place.blocks)), dim3(kInverseThreads), place.shared_bytes, context),
-                parameters);
+  return launch(cayley_inverse_kernel, place.config(context), parameters);
 }
 
 /// Q, and the two that the series' sums alternate between; none for at most two terms.
@@ -248,7 +229,7 @@ Plan plan_cayley(const CayleyArgs& args, const Context& context) {
     plan.workspace_bytes = size_t(neumann_matrices(args.terms)) * size_t(round_up(int64_t(problem.float_bytes()), 256));
     return plan;
   }
-  const InversePlace place(problem, context);
+  const InversePlace place = place_of(problem, context);
   plan.reason = place.in_shared ? "a block's float64 matrix fits into shared memory"
                                 : "a block's float64 matrix does not fit into shared memory";
   plan.workspace_bytes = size_t(round_up(int64_t(place.workspace_bytes), 256));

@@ -29,18 +29,13 @@ struct Triangles {
 struct CayleyInverseParameters {
   Triangles skew;
   int64_t count = 0;
-  double* matrices = nullptr;      // one a block of threads; nullptr: in shared memory
-  bool scratch_in_global = false;  // behind its matrix, where even the scratch is more than a block's shared memory
+  InverseMemory memory;
   SquareMatrices<void*> rotation;
 };
 
 __global__ void __launch_bounds__(kInverseThreads) cayley_inverse_kernel(const CayleyInverseParameters parameters) {
   const int size = parameters.skew.size, elements = size * size;
-  const int64_t stride = elements + (parameters.scratch_in_global ? inverse_scratch(size) : 0);
-  double* const shared = dynamic_shared<double>();
-  double* const matrix = parameters.matrices == nullptr ? shared + inverse_scratch(size)
-                                                        : parameters.matrices + int64_t(blockIdx.x) * stride;
-  double* const scratch = parameters.scratch_in_global ? matrix + elements : shared;
+  double *const matrix = parameters.memory.matrix(size), *const scratch = parameters.memory.scratch(size);
 #pragma unroll 1
   for (int64_t n = blockIdx.x; n < parameters.count; n += gridDim.x) {
 #pragma unroll 1

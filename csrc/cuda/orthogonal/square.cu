@@ -1,8 +1,11 @@
 // Host side of what is done to square matrices.
 #include "cuda/orthogonal/square.cuh"
 
+#include <algorithm>
+
 #include "device/global_memory.cuh"
 #include "device/launch.cuh"
+#include "device/workspace.cuh"
 #include "lrk/square.h"
 
 namespace lrk {
@@ -20,7 +23,19 @@ Plan plan(const char* kernel) {
 }
 
 Plan plan_mirror_sum(const MirrorSumArgs&, const Context&) { return plan(kMirrorSum); }
-Plan plan_invert(const InvertArgs&, const Context&) { return plan(kInvert); }
+
+InversePlace place_of(const InvertArgs& args, const Context& context) {
+  const int64_t size = std::max<int64_t>(args.matrices.cols, 1);
+  return InversePlace(size, args.matrices.rows / size, context);
+}
+
+Plan plan_invert(const InvertArgs& args, const Context& context) {
+  Plan result = plan(kInvert);
+  Workspace workspace;
+  workspace.reserve(place_of(args, context).workspace_bytes);
+  result.workspace_bytes = workspace.bytes();
+  return result;
+}
 
 Status run_mirror_sum(const MirrorSumArgs& args, const Context& context) {
   if (args.a.dtype == DType::kFloat64 || args.out.dtype == DType::kFloat64)
@@ -46,17 +61,20 @@ Status run_invert(const InvertArgs& args, const Context& context) {
   const int64_t size = args.matrices.cols;
   if (args.matrices.rows == 0 || size == 0) return {};
   if (size > kMostInvertedRows) return Status::unsupported("invert: more rows than a block holds");
-  const int64_t count = args.matrices.rows / size;
-  if (Status status = check_grid("invert", count); !status.ok()) return status;
+  const InversePlace place = place_of(args, context);
+  if (Status status = check_grid("invert", place.blocks); !status.ok()) return status;
   GlobalMemory memory;
   if (args.matrices.data != args.inverses.data) memory.reads(args.matrices, "matrices");
   memory.writes(args.inverses, "inverses");
+  Workspace workspace;
+  workspace.reserve(place.workspace_bytes);
+  if (Status status = workspace.allocate("invert", context, memory); !status.ok()) return status;
   InvertParameters parameters;
   parameters.matrices = ElementView(args.matrices), parameters.inverses = MutableElementView(args.inverses);
-  parameters.size = int(size);
+  parameters.size = int(size), parameters.count = args.matrices.rows / size;
+  parameters.memory = place.memory(workspace.at(0));
   record_dispatch(kInvert);
-  return launch(invert_kernel,
-                LaunchConfig(dim3(unsigned(count)), dim3(kInvertThreads), invert_shared_bytes(size), context), parameters);
+  return launch(invert_kernel, place.config(context), parameters);
 }
 
 std::vector<std::string> kernel_names() { return {kMirrorSum, kInvert}; }

@@ -1,10 +1,10 @@
 // Sums of a square matrix with its transpose and the identity, and inverses of small matrices without pivoting.
 //
 // mirror_sum is bound by memory: a and its mirror image are read once each, along their rows; the mirrored tile is
-// turned round in shared memory. invert keeps a matrix in shared memory, a block a matrix: 2 size^3 operations between
-// 2 size barriers, so it is bound by latency, and many matrices make a launch worth its while.
+// turned round in shared memory. invert is small_inverse.cuh's, from and to float32: a block of threads a matrix.
 #pragma once
 
+#include "cuda/orthogonal/small_inverse.cuh"
 #include "device/element_view.cuh"
 #include "device/smem.cuh"
 
@@ -13,7 +13,6 @@ inline namespace LRK_TARGET {
 namespace orthogonal {
 
 constexpr int kMirrorTile = 32, kMirrorRows = 8;  // threads: a tile's row, and how many rows at once
-constexpr int kInvertThreads = 256;
 
 struct MirrorSumParameters {
   ElementView a;
@@ -53,39 +52,25 @@ struct InvertParameters {
   ElementView matrices;
   MutableElementView inverses;
   int size = 0;
+  int64_t count = 0;
+  InverseMemory memory;
 };
 
-constexpr int kInvertPadding = 1;  // floats a row, so that a column lies in all banks
-constexpr size_t invert_shared_bytes(int64_t size) {
-  return size_t(size * (size + kInvertPadding) + 2 * size) * sizeof(float);
-}
-
-/// Gauss-Jordan elimination in place: for every pivot k, row k is divided by it, with 1 in the pivot's place, and every
-/// other row i loses a_ik times it, with 0 in the place of a_ik.
-__global__ void __launch_bounds__(kInvertThreads) invert_kernel(const InvertParameters parameters) {
-  const int size = parameters.size, stride = size + kInvertPadding, thread = int(threadIdx.x);
-  float* const matrix = dynamic_shared<float>();
-  float *const pivot_row = matrix + size * stride, *const factors = pivot_row + size;
-  const int64_t top = int64_t(blockIdx.x) * size;
-  for (int e = thread; e < size * size; e += kInvertThreads)
-    matrix[e / size * stride + e % size] = parameters.matrices.load(top + e / size, e % size);
-  for (int k = 0; k < size; ++k) {
+__global__ void __launch_bounds__(kInverseThreads) invert_kernel(const InvertParameters parameters) {
+  const int size = parameters.size, elements = size * size;
+  double *const matrix = parameters.memory.matrix(size), *const scratch = parameters.memory.scratch(size);
+#pragma unroll 1
+  for (int64_t n = blockIdx.x; n < parameters.count; n += gridDim.x) {
+#pragma unroll 1
+    for (int e = int(threadIdx.x); e < elements; e += kInverseThreads)
+      matrix[e] = double(parameters.matrices.load(n * size + e / size, e % size));
     __syncthreads();
-    const float reciprocal = 1.0f / matrix[k * stride + k];
-    for (int i = thread; i < size; i += kInvertThreads) {
-      pivot_row[i] = i == k ? reciprocal : matrix[k * stride + i] * reciprocal;
-      factors[i] = matrix[i * stride + k];
-    }
+    small_inverse(matrix, size, scratch);
+#pragma unroll 1
+    for (int e = int(threadIdx.x); e < elements; e += kInverseThreads)
+      parameters.inverses.store(n * size + e / size, e % size, float(matrix[e]));
     __syncthreads();
-    for (int e = thread; e < size * size; e += kInvertThreads) {
-      const int i = e / size, j = e % size;
-      float& value = matrix[i * stride + j];
-      value = i == k ? pivot_row[j] : fmaf(-factors[i], pivot_row[j], j == k ? 0.0f : value);
-    }
   }
-  __syncthreads();
-  for (int e = thread; e < size * size; e += kInvertThreads)
-    parameters.inverses.store(top + e / size, e % size, matrix[e / size * stride + e % size]);
 }
 
 }  // namespace orthogonal
