@@ -1,6 +1,6 @@
 // torch.ops.lrk.householder_apply: registration, and panels of reflections as low-rank products.
 //
-// A panel's unit rows U and S = (I/2 + triu(U UT, 1))^-1 apply its reflections at once (lrk/householder.h):
+// A panel's unit rows U and S = (I/2 + triu(U UT, 1))^-1, which is computed in double, apply its reflections at once (lrk/householder.h):
 //   y = x - q U with q = x UT S, and backward, with r = dy UT ST and N = qT r:
 //   dx = dy - r U,  dU = -qT dy - rT x + (M + MT) U with M = triu(N, 1).
 // From the result the same without x: q = -y UT ST, and rT x = rT y + NT U, of which only the part that is not along U's
@@ -22,9 +22,11 @@
 namespace lrk::binding {
 namespace {
 
+static_assert(kMostPanelRows <= kMostInvertedRows);
+
 /// The most reflections of a panel. Per reflection the panel's own products cost panel * features beside 2 rows *
 /// features for applying it, so few rows want short panels.
-int64_t most_panel_rows(int64_t rows) { return rows >= 256 ? kMostInvertedRows : rows >= 64 ? 64 : 32; }
+int64_t most_panel_rows(int64_t rows) { return rows >= 256 ? kMostPanelRows : rows >= 64 ? 64 : 32; }
 
 int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
@@ -186,10 +188,17 @@ class Reflections {
     return torch::stable::copy_(copy, x);
   }
 
-  /// S of every panel. On the CPU in double: of vectors that lie close together S is as ill conditioned as triangles of
-  /// ones are, and a float Gram matrix alone costs an order of magnitude of orthogonality.
+  /// S of every panel, in double: of vectors that lie close together S is as ill conditioned as triangles of ones are, and
+  /// a float Gram matrix alone costs an order of magnitude of orthogonality.
   void invert() {
-    const ScalarType dtype = on_cpu_ ? ScalarType::Double : dtype_;
+    if (householder_.panel_inverses != nullptr) {
+      s_ = wide(units_.size(0), panel_rows_);
+      PanelInverseArgs args;
+      args.units = matrix_view(units_), args.inverses = mutable_view(s_);
+      run(op_, "panel_inverses", householder_.plan_panel_inverses, householder_.panel_inverses, args, runner_.context());
+      return;
+    }
+    const ScalarType dtype = ScalarType::Double;
     const Tensor all = torch::stable::to(units_, dtype), gram = empty({all.size(0), panel_rows_}, dtype, vectors_);
     s_ = empty({all.size(0), panel_rows_}, dtype, vectors_);
     for (int64_t first = 0; first < all.size(0); first += panel_rows_) {
@@ -200,7 +209,7 @@ class Reflections {
     triangle.a = matrix_view(gram), triangle.out = mutable_view(s_);
     triangle.strictly_upper = true, triangle.gamma = 0.5;
     run(op_, "mirror_sum", square_.plan_mirror_sum, square_.mirror_sum, triangle, runner_.context());
-    if (on_cpu_ && !planning()) take_lengths(gram);
+    if (!planning()) take_lengths(gram);
     InvertArgs inverse;
     inverse.matrices = matrix_view(s_), inverse.inverses = mutable_view(s_);
     run(op_, "invert", square_.plan_invert, square_.invert, inverse, runner_.context());

@@ -66,8 +66,7 @@ def test_vectors_that_lie_close_together(device, reflections):
     exact = torch.as_tensor(exact_householder(x.numpy(), vectors.numpy()))
     ours, plain = op(x.to(device.device), vectors.to(device.device)), reference.householder_apply(x, vectors)
     ours, plain = ((y.cpu().double() - exact).norm() for y in (ours, plain))
-    # On CUDA, whose kernels have no float64, the Gram matrix of a panel is float32.
-    assert ours <= (3 if device.device.type == "cpu" and device.backend == "cpu" else 20) * plain
+    assert ours <= 3 * plain
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
@@ -133,9 +132,10 @@ def test_transpose_undoes(device, dtype, reflections):
     torch.testing.assert_close(back, x, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("features", (64, 200))
-def test_the_product_is_orthogonal(device, features):
-    _, vectors = make(device.device, torch.float32, 1, features, features)
+@pytest.mark.parametrize("draw", (torch.randn, torch.rand), ids=("apart", "close together"))
+@pytest.mark.parametrize("features", (64, 200, 256))
+def test_the_product_is_orthogonal(device, features, draw):
+    vectors = draw(features, features).to(device.device)
     q = op(torch.eye(features, device=device.device), vectors).double()
     error = torch.linalg.matrix_norm(q.T @ q - torch.eye(features, device=q.device, dtype=q.dtype), 2)
     assert error < 5e-6
@@ -303,12 +303,11 @@ def test_products_are_low_rank_ones(device):
     x, vectors = make(device.device, torch.float32, 40, 64, 6)
     with lrkernels.trace() as kernels:
         op(x, vectors)
-    assert any("unit_rows" in k for k in kernels) and any("square_invert" in k for k in kernels)
+    assert any("unit_rows" in k for k in kernels)
     assert any("lowrank" in k or k == "library_gemm" for k in kernels)
     plans = lrkernels.explain("householder_apply", x, vectors)
-    assert [plan.primitive for plan in plans] == [
-        "unit_rows", "project", "mirror_sum", "invert", "project", "project", "linear",
-    ]  # fmt: skip
+    inverse = ["project", "mirror_sum", "invert"] if device.backend == "cpu" else ["panel_inverses"]
+    assert [plan.primitive for plan in plans] == ["unit_rows", *inverse, "project", "project", "linear"]
     assert [plan.kernel for plan in plans] == list(kernels)
 
 

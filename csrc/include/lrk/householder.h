@@ -33,6 +33,16 @@ struct UnitRowsBackwardArgs {
   MutableMatrixView dvectors;  // [count, features], any dtype and strides
 };
 
+/// The most rows of a panel.
+constexpr int64_t kMostPanelRows = 128;
+
+/// S of every panel, in double: (triu(U UT, 1) + diag(U UT) / 2)^-1, with 1/2 for a row of zeros. The diagonal is that of
+/// the rows there are, which are unit ones only to rounding.
+struct PanelInverseArgs {
+  MatrixView units;            // [panels rows, features] as unit_rows wrote them, rows contiguous
+  MutableMatrixView inverses;  // S, [panels rows, rows] with at most kMostPanelRows of them; units' dtype, contiguous
+};
+
 struct HouseholderBackend {
   const char* name;  // "cpu", "cuda", "cuda_emulated"
   Plan (*plan_unit_rows)(const UnitRowsArgs&, const Context&);
@@ -40,6 +50,9 @@ struct HouseholderBackend {
   Plan (*plan_unit_rows_backward)(const UnitRowsBackwardArgs&, const Context&);
   Status (*unit_rows_backward)(const UnitRowsBackwardArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
+  /// nullptr where products in double and an inverse of lrk/square.h make S: on the CPU, whose library multiplies doubles.
+  Plan (*plan_panel_inverses)(const PanelInverseArgs&, const Context&) = nullptr;
+  Status (*panel_inverses)(const PanelInverseArgs&, const Context&) = nullptr;
 };
 
 const HouseholderBackend& householder_cpu();

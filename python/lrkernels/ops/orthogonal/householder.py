@@ -53,10 +53,9 @@ def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) ->
         y = x·H₁·H₂···H_k,    H = I − 2·vᵀv / ‖v‖² of a row v of vectors, and H = I for v = 0
 
     The product is orthogonal whatever the vectors are, and reaches every orthogonal matrix with ``features`` of them.
-    Up to 128 reflections are applied at once, as a product of that rank, instead of one after the other. Of vectors
-    that lie close together (all entries positive, say) that is as exact as one after the other on the CPU; on CUDA,
-    where the panel's Gram matrix is float32, ‖QᵀQ − I‖₂ may reach 2e-5. Products that torch's GEMM computes may differ
-    in the last bits with the number of threads.
+    Up to 128 reflections are applied at once, as a product of that rank, instead of one after the other: as exactly, of
+    vectors that lie close together (all entries positive, say) too, for what is ill conditioned is computed in double.
+    Products that torch's GEMM computes may differ in the last bits with the number of threads.
 
     Args:
         x: ``[..., features]``, any leading dimensions and strides; float32, float64, bfloat16 or float16. Half x is
