@@ -2,7 +2,8 @@
 //
 // Floor: x and y once (dR: x and g once), 2 block operations an element: memory's up to blocks of about 32.
 // Idea: one tiled product for either; what is transposed is so by its strides. Neighbouring blocks of threads have
-// neighbouring n, whose parts of a row are neighbours in memory.
+// neighbouring n, whose parts of a row are neighbours in memory. Tiles have 32 columns and take 16 of the sum at a time,
+// so smaller blocks multiply zeros, and larger ones read their part of x once every 32 columns, as a rule from L2.
 #pragma once
 
 #include "device/simt_product.cuh"
