@@ -53,7 +53,7 @@ def polar(
 
 def _times_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     """x·2^exponent, exactly. torch.ldexp has no gradient."""
-    one = torch.ones((), dtype=x.dtype, device=x.device)
+    one = torch.ones_like(exponent, dtype=x.dtype)
     half = exponent.div(2, rounding_mode="floor")  # of subnormal numbers the power alone would overflow
     return x * torch.ldexp(one, half) * torch.ldexp(one, exponent - half)
 

@@ -122,11 +122,11 @@ def _fake_unsketch(b, full_size, columns=None, *, kind="rademacher", seed=0, dim
 
 def _fold(batch, in_dims, args, scalars):
     """The batch goes to the side from which ``dim`` does not count."""
-    a, size, columns = args
-    if in_dims[0] is None or in_dims[2] is not None:
+    a, *others = args  # torch leaves out arguments that have their defaults
+    if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
         return None
     last = scalars.get("dim", -1) >= 0
-    return (a.movedim(in_dims[0], -1 if last else 0), size, columns), a.dim() - 1 if last else 0
+    return (a.movedim(in_dims[0], -1 if last else 0), *others), a.dim() - 1 if last else 0
 
 
 # --- Registration ---
