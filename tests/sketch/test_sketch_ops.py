@@ -195,6 +195,7 @@ def test_opcheck(device, name):
 
 @pytest.mark.parametrize("name", names())
 def test_compile(name):
+    torch._dynamo.reset()
     twin = call(name)[0]
     a = spread((6, 5)).float()
 
@@ -212,17 +213,19 @@ def test_compile(name):
 
 
 def test_compile_does_not_recompile_for_a_seed_or_a_rank():
+    testing = pytest.importorskip("torch._dynamo.testing")
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = testing.CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True, dynamic=True)
     def program(a, rank, seed):
         return lrkernels.rsvd(a, rank, seed=seed)[1]
 
-    a = torch.randn(12, 10)
+    a, counts = torch.randn(12, 10), []
     for rank, seed in ((3, 5), (4, 6), (5, 7)):
         torch.testing.assert_close(program(a, rank, seed), lrkernels.rsvd(a, rank, seed=seed)[1])
-    assert counter.frame_count == 1
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[-1] > 0
 
 
 @pytest.mark.parametrize("name", names())

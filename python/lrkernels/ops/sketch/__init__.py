@@ -1,4 +1,4 @@
-"""The randomized SVD family: sketches, bases, truncated decompositions, polar factors and norms, a file a group of ops."""
+"""The randomized SVD family: sketches, bases, truncated decompositions, polar factors and norms."""
 
 from lrkernels.ops.sketch.factorisations import orthonormalize, polar, spectral_norm_bound
 from lrkernels.ops.sketch.rsvd import low_rank_approx, range_finder, rsvd

@@ -32,7 +32,9 @@ class _FirstOrder(registration.ReverseModeFunction):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise RuntimeError(f"{ctx.name}: it has no second derivative; differentiate torch.linalg.svd where one is needed")
+        raise RuntimeError(
+            f"{ctx.name}: it has no second derivative; differentiate torch.linalg.svd where one is needed"
+        )
 
 
 def first_order(name: str, function: Callable, *tensors: Tensor | None) -> Tensor:

@@ -95,14 +95,14 @@ def orthonormalize(a: Tensor) -> tuple[Tensor, Tensor]:
         a: ``[..., rows, cols]``, any leading dimensions and strides; float32, float64, bfloat16 or float16.
 
     Returns:
-        Q ``[..., rows, size]`` and R ``[..., size, cols]``, size = min(rows, cols); float32, or float64 of float64. Q has
-        orthonormal columns whatever the rank of a is: |QᵀQ − I| is below 1e-5 up to a condition number of 1e12.
+        Q ``[..., rows, size]`` and R ``[..., size, cols]``, size = min(rows, cols); float32, or float64 of float64.
+        Q has orthonormal columns whatever the rank of a is: in float32 |QᵀQ − I| is below 1e-5.
 
     CholeskyQR from a Gram matrix in float64; where that is not positive, the matrix is first preconditioned by the
     triangle of a sketch of it, and columns that depend on others are replaced; at last Householder's reflections.
 
-    Differentiable any number of times where a has full rank; of a column that depends on those before it the gradient is
-    zero. Forward mode raises. NaN and Inf are passed on.
+    Differentiable any number of times where a has full rank; of a column that depends on those before it the gradient
+    is zero. Forward mode raises. NaN and Inf are passed on.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype or shape, before any work.
@@ -123,8 +123,8 @@ def polar(
         method: ``"newton_schulz"``, X ← c₀X + (c₁M + c₂M²)X with M = XXᵀ from X = A/‖A‖_F; ``"cubic"``, the same with
             (1.5, −0.5, 0), which converges; ``"exact"``, U·Vᵀ of the singular value decomposition.
         steps: of the iterations.
-        coefficients: c₀, c₁, c₂ of Newton–Schulz, or three for every step (Polar Express). Muon's by default, which make
-            singular values of about 1 fast and never exact ones.
+        coefficients: c₀, c₁, c₂ of Newton–Schulz, or three for every step (Polar Express). Muon's by default,
+            which make singular values of about 1 fast and never exact ones.
 
     Returns:
         a's shape and dtype, contiguous. Half matrices are iterated in float32 and rounded once. Zero gives zero (the
@@ -157,8 +157,8 @@ def spectral_norm_bound(weight: Tensor, *, iters: int = 6) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value, before any work.
 
-    Source: Delattre, Barthélemy, Araujo and Allauzen, "Efficient bound of Lipschitz constant for convolutional layers by
-    Gram iteration", ICML 2023. The bound of its rounding is derived in lrkernels.reference.spectral_norm_bound.
+    Source: Delattre, Barthélemy, Araujo and Allauzen, "Efficient bound of Lipschitz constant for convolutional layers
+    by Gram iteration", ICML 2023. The bound of its rounding is derived in lrkernels.reference.spectral_norm_bound.
     """
     return _call_spectral_norm_bound((weight,), {"iters": iters})
 

@@ -143,9 +143,9 @@ def rsvd(
             d/(d² + η²), η = broadening·σ₁². Functions of the projectors UUᵀ and VVᵀ keep their exact gradient.
 
     Returns:
-        U ``[..., rows, rank]``, S ``[..., rank]`` descending, V ``[..., cols, rank]`` (as ``torch.svd_lowrank``); float32,
-        or float64 of float64. U and V have orthonormal columns whatever a's rank is, and of every column of U the largest
-        entry is positive.
+        U ``[..., rows, rank]``, S ``[..., rank]`` descending, V ``[..., cols, rank]`` (as ``torch.svd_lowrank``);
+        float32, or float64 of float64. U and V have orthonormal columns whatever a's rank is, and of every column of U
+        the largest entry is positive.
 
     With the defaults ‖A − USVᵀ‖_F is at most 1.02 times the optimum on decaying spectra and 1.03 on flat ones.
     The gradient through S is exact and needs no broadening. No second derivatives; forward mode raises.
@@ -170,7 +170,7 @@ def low_rank_approx(a: Tensor, rank: int, *, seed: int = 0) -> Tensor:
     gap between σ_k and σ_k+1 is closed, no gradient goes across it, so it is finite always. NaN or Inf in a raises on
     the CPU. No second derivatives; forward mode raises.
 
-    Source of the gradient: Feppon and Lermusiaux, "A geometric approach to dynamical model order reduction", SIMAX 2018.
+    Source of the gradient: Feppon and Lermusiaux, "A geometric approach to dynamical model order reduction", 2018.
     """
     try:
         return _call_low_rank_approx((a, rank), {"seed": seed})

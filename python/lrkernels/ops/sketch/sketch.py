@@ -69,7 +69,7 @@ def sketch(
 
     Args:
         a: ``[..., features, ...]``, any strides; float32, float64, bfloat16 or float16. Sums are float32 or wider.
-        size: how many columns Ω has. Of ``"dct"`` at most ``features``, of ``"hadamard"`` at most the next power of two.
+        size: how many columns Ω has: of ``"dct"`` at most ``features``, of ``"hadamard"`` the next power of two.
         columns: only of ``"dct"``: int64 ``[size]``, the frequencies; without it they are 0, 1, … (see
             :func:`lrkernels.reference.dct_columns` for those with the most energy).
         kind: ``"rademacher"``, ±1/√size; ``"sparse_sign"``, eight entries ±1/√8 in every row; ``"gaussian"``;
