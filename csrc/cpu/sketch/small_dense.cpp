@@ -174,14 +174,16 @@ bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
       add_scaled(row, -2 * dot(v, row, count), v, count);
     }
   }
+  // What is below a rounding of the largest entry is zero. Small eigenvalues of a graded matrix lose their digits so, but a
+  // test relative to the neighbours may wait for underflow.
+  double largest = 0;
+  for (int64_t i = 0; i < size; ++i) largest = std::max({largest, std::fabs(values[i]), std::fabs(below[i])});
+  const double negligible = 0x1p-54 * largest;
   // QL with implicit shifts; every rotation of two neighbouring rows of `basis` runs along them.
   for (int64_t low = 0; low < size; ++low) {
     for (int iteration = 0;; ++iteration) {
       int64_t high = low;
-      for (; high + 1 < size; ++high) {
-        const double scale = std::fabs(values[high]) + std::fabs(values[high + 1]);
-        if (!(std::fabs(below[high]) > 0x1p-53 * scale)) break;
-      }
+      while (high + 1 < size && std::fabs(below[high]) > negligible) ++high;
       if (high == low) break;
       if (iteration == 60) return false;
       const double ratio = (values[low + 1] - values[low]) / (2 * below[low]);
