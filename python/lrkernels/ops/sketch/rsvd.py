@@ -201,8 +201,20 @@ def _fake_low_rank_approx(a, rank, *, seed=0):
     return a.new_empty(a.shape)
 
 
+def _as_a_kernel(function, *args, **scalars):
+    """A twin that refuses values raises as kernels do; :func:`_of_values` turns that into the ValueError again."""
+    try:
+        return function(*args, **scalars)
+    except ValueError as error:
+        raise RuntimeError(str(error).replace("rsvd:", f"{function.__name__}:", 1)) from None
+
+
 def _plain_rsvd(*args, broadening=0.0, **scalars):
-    return reference.rsvd(*args, **scalars)
+    return _as_a_kernel(reference.rsvd, *args, **scalars)
+
+
+def _plain_low_rank_approx(*args, **scalars):
+    return _as_a_kernel(reference.low_rank_approx, *args, **scalars)
 
 
 # --- Registration ---
@@ -210,7 +222,7 @@ def _plain_rsvd(*args, broadening=0.0, **scalars):
 for _name, _fake, _plain, _check, _apply, _outputs in (
     ("range_finder", _fake_range_finder, reference.range_finder, check_range_finder, _apply_range_finder, 1),
     ("rsvd", _fake_rsvd, _plain_rsvd, check_rsvd, _apply_rsvd, 3),
-    ("low_rank_approx", _fake_low_rank_approx, reference.low_rank_approx, check_low_rank_approx,
+    ("low_rank_approx", _fake_low_rank_approx, _plain_low_rank_approx, check_low_rank_approx,
      _apply_low_rank_approx, 1),
 ):  # fmt: skip
     registration.register_fake(_name, _fake)
