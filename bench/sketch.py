@@ -3,8 +3,8 @@
     python bench/sketch.py [--quick] [--only rsvd]
 
 `svd_lowrank` is torch.svd_lowrank(a, q=rank, niter=2) in float32, six passes over a where ours are four; `svd` is
-torch.linalg.svd. Both give a whole decomposition, of which a range finder is a part. `muon` is the Newton–Schulz loop of
-torch.optim.Muon, one bfloat16 matrix after the other; `batched` the same of all at once in float32. Columns are the
+torch.linalg.svd. Both give a whole decomposition, of which a range finder is a part. `muon` is the Newton–Schulz loop
+of torch.optim.Muon, one bfloat16 matrix after the other; `batched` the same of all at once in float32. Columns are the
 others' time over ours. Bases are compared by the distance of A from its projection, over that of the best basis: within
 5 % of it, or no time. The exact figures go to standard error.
 """

@@ -30,7 +30,8 @@ std::tuple<Tensor, Tensor> orthonormalize(const Tensor& a) {
   const int64_t rows = a.size(a.dim() - 2), cols = a.size(a.dim() - 1), size = std::min(rows, cols);
   const ScalarType dtype = wide_dtype(a);
   const Tensor q = empty(batch_sizes(a, rows, size), dtype, a), r = empty(batch_sizes(a, size, cols), dtype, a);
-  const Tensor as = stack_of_matrices(torch::stable::to(a, dtype)), qs = stack_of_matrices(q), rs = stack_of_matrices(r);
+  const Tensor as = stack_of_matrices(torch::stable::to(a, dtype));
+  const Tensor qs = stack_of_matrices(q), rs = stack_of_matrices(r);
   for_each_matrix(op, as, [&](int64_t index, const Execution& execution) {
     OrthonormalizeArgs args;
     args.a = matrix_view(matrix_at(as, index)), args.q = mutable_view(matrix_at(qs, index));
@@ -111,7 +112,8 @@ std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, in
   const Tensor ss = torch::stable::reshape(s, {problem.a.size(0), rank});
   std::vector<bool> finite(size_t(problem.a.size(0)), true);
   if (!planning() && check != "ignore") {  // before any work
-    for (int64_t index = 0; index < problem.a.size(0); ++index) finite[size_t(index)] = is_finite(matrix_at(problem.a, index));
+    for (size_t index = 0; index < finite.size(); ++index)
+      finite[index] = is_finite(matrix_at(problem.a, int64_t(index)));
     if (check != "nan" && std::find(finite.begin(), finite.end(), false) != finite.end())
       fail(op, "a holds NaN or Inf, expected finite numbers (check='nan' passes them on as NaN)");
   }
@@ -150,7 +152,8 @@ Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
   if (rank == 0 || a.numel() == 0) return torch::stable::fill_(out, 0);
   if (planning()) return out;
   const Tensor scaled = aten_multiply(u, torch::stable::unsqueeze(s, -2));
-  const Tensor wide = out.scalar_type() == u.scalar_type() ? out : empty({a.sizes().begin(), a.sizes().end()}, u.scalar_type(), a);
+  const bool half = out.scalar_type() != u.scalar_type();
+  const Tensor wide = half ? empty({a.sizes().begin(), a.sizes().end()}, u.scalar_type(), a) : out;
   const Tensor us = stack_of_matrices(scaled), vs = stack_of_matrices(v), outs = stack_of_matrices(wide);
   for_each_matrix(op, us, [&](int64_t index, const Execution& execution) {
     const Tensor left = matrix_at(us, index), right = matrix_at(vs, index), product = matrix_at(outs, index);

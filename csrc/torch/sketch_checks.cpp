@@ -103,7 +103,8 @@ void check_polar(const char* op, const Tensor& a, const std::string& method, int
   if (method != "newton_schulz") fail(op, "coefficients were given, expected none because method is '" + method + "'");
   const int64_t count = int64_t(coefficients->size());
   if (count != 3 && count != 3 * steps)
-    fail(op, "coefficients has " + number(count) + " numbers, expected 3, or 3 for each of " + number(steps) + " steps");
+    fail(op, "coefficients has " + number(count) + " numbers, expected 3, or 3 for each of " + number(steps) +
+                 " steps");
 }
 
 void check_spectral_norm_bound(const char* op, const Tensor& weight, int64_t iters) {

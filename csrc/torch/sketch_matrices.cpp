@@ -35,7 +35,8 @@ MatrixProduct matrix_product(const Execution& execution) {
   return [&execution](const MatrixView& a, const MatrixView& b, const MutableMatrixView& out) -> Status {
     LinearArgs args;
     args.s = a, args.up = b.transposed(), args.y = out;
-    if (!lowrank_cpu().library_linear(args, execution.context())) return lowrank_cpu().linear(args, execution.context());
+    const LowRankBackend& own = lowrank_cpu();
+    if (!own.library_linear(args, execution.context())) return own.linear(args, execution.context());
     record_dispatch("library_gemm");
     aten_addmm_cpu(borrowed(out), std::nullopt, borrowed(a), borrowed(b), 1.0);
     return {};

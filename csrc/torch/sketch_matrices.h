@@ -13,7 +13,7 @@ Tensor stack_of_matrices(const Tensor& tensor);
 /// `a`'s leading dimensions with `rows`, `cols` last, or with what is not negative of them.
 std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols);
 
-/// a b on the CPU, by whom the low-rank family's heuristics choose for such a product. For as long as `execution` lives.
+/// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
 MatrixProduct matrix_product(const Execution& execution);
 
 /// float32, or float64 of float64: in what the family computes.

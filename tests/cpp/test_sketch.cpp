@@ -1,6 +1,6 @@
-// The parts of the sketch family that no Python test can see alone: eigenvalues, small singular value decompositions and
-// triangles in float64 against their definitions, which rung of the QR ladder a matrix needs, and work memory that is
-// not initialised.
+// The parts of the sketch family that no Python test can see alone: eigenvalues, small singular value decompositions
+// and triangles in float64 against their definitions, which rung of the QR ladder a matrix needs, and work memory that
+// is not initialised.
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -119,10 +119,11 @@ void check_svd(const std::string& name, const Dense& a, int64_t size) {
   expect(distance_from_orthonormal(right.data(), size, size) < 1e-12, name + ": right vectors");
   Dense difference = a;
   for (int64_t k = 0; k < size; ++k) {
+    const double* const row = right.data() + k * size;
     expect(values[size_t(k)] >= 0 && (k == 0 || values[size_t(k)] <= values[size_t(k - 1)]), name + ": order");
     for (int64_t i = 0; i < size; ++i)
       for (int64_t j = 0; j < size; ++j)
-        difference[size_t(i * size + j)] -= left[size_t(k * size + i)] * values[size_t(k)] * right[size_t(k * size + j)];
+        difference[size_t(i * size + j)] -= left[size_t(k * size + i)] * values[size_t(k)] * row[j];
   }
   double largest = 0, worst = 0;
   for (const double value : a) largest = std::fmax(largest, std::fabs(value));
@@ -140,7 +141,8 @@ void check_small_svds() {
     for (const double step : {0.5, 4.0, 30.0}) {
       Dense graded = a, tiny = a;
       for (int64_t i = 0; i < size; ++i)
-        for (int64_t j = 0; j < size; ++j) graded[size_t(i * size + j)] *= std::pow(10.0, -std::fmin(step * double(j), 290));
+        for (int64_t j = 0; j < size; ++j)
+          graded[size_t(i * size + j)] *= std::pow(10.0, -std::fmin(step * double(j), 290));
       check_svd(name + " graded", graded, size);
       for (double& value : tiny) value *= std::pow(10.0, -9 * step);
       check_svd(name + " tiny", tiny, size);

@@ -37,9 +37,9 @@ def test_an_embedding_keeps_lengths(kind):
         np.testing.assert_allclose(frame.mT @ frame, np.eye(20), atol=1e-13)
         return
     mean = sum(reference.sketch_matrix(40, 24, kind=kind, seed=seed) @
-               reference.sketch_matrix(40, 24, kind=kind, seed=seed).mT for seed in range(120)) / 120  # fmt: skip
-    np.testing.assert_allclose(mean.diagonal(), np.ones(40), atol=0.11)
-    np.testing.assert_allclose(mean - mean.diagonal().diag(), 0, atol=0.11)
+               reference.sketch_matrix(40, 24, kind=kind, seed=seed).mT for seed in range(40)) / 40  # fmt: skip
+    np.testing.assert_allclose(mean.diagonal(), np.ones(40), atol=0.2)
+    np.testing.assert_allclose(mean - mean.diagonal().diag(), 0, atol=0.2)
 
 
 def test_sparse_signs_have_eight_distinct_columns_everywhere():

@@ -93,12 +93,12 @@ class ColumnQr {
     return {};
   }
 
-  /// The second rung: q becomes q R^-1 of the triangle R of its sketch, in float64, whose condition is then a small number.
+  /// The second rung: q becomes q R^-1 of the triangle R of its sketch, in float64, and is then well conditioned.
   Status precondition() {
     const Scratch::Frame frame(bench_.scratch);
     const int64_t size = sketch_rows();
-    double *const sketched = bench_.scratch.take<double>(cols_ * size), *const work = bench_.scratch.take<double>(cols_),
-           *const wide = bench_.scratch.take<double>(rows_ * cols_);
+    double* const sketched = bench_.scratch.take<double>(cols_ * size);
+    double *const work = bench_.scratch.take<double>(cols_), *const wide = bench_.scratch.take<double>(rows_ * cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (uint64_t attempt = 0; attempt < 4; ++attempt) {
       sketch_columns(sketched, size, attempt);
@@ -158,7 +158,8 @@ class ColumnQr {
   /// The third rung, of the columns as they are now: what the rungs before did to them did not change their span.
   Status reflect() {
     const Scratch::Frame frame(bench_.scratch);
-    double *const columns = bench_.scratch.take<double>(rows_ * cols_), *const work = bench_.scratch.take<double>(cols_);
+    double* const columns = bench_.scratch.take<double>(rows_ * cols_);
+    double* const work = bench_.scratch.take<double>(cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (int64_t i = 0; i < rows_; ++i)
       for (int64_t j = 0; j < cols_; ++j) columns[j * rows_ + i] = double(q_[i * cols_ + j]);

@@ -1,5 +1,5 @@
-// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). Every product
-// with A is followed by an orthonormalisation, without which float32 loses what is below the square root of its rounding.
+// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). Every
+// product with A is followed by an orthonormalisation, without which float32 loses the smaller singular values.
 #include <cmath>
 
 #include "cpu/sketch/kernels.h"
@@ -58,7 +58,8 @@ void fix_signs(T* u, int64_t rows, T* v, int64_t cols, int64_t rank, T* largest)
       if (std::fabs(u[i * rank + j]) > std::fabs(largest[j])) largest[j] = u[i * rank + j];
   const auto turn = [&](T* matrix, int64_t count) {
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < rank; ++j) matrix[i * rank + j] = largest[j] < 0 ? -matrix[i * rank + j] : matrix[i * rank + j];
+      for (int64_t j = 0; j < rank; ++j)
+        if (largest[j] < 0) matrix[i * rank + j] = -matrix[i * rank + j];
   };
   turn(u, rows), turn(v, cols);
 }

@@ -16,7 +16,8 @@ constexpr int64_t kRowsATask = 256;
 template <class T, class Body>
 void for_rows(const MutableMatrixView& matrix, const Context& context, const Body& body) {
   T* const data = static_cast<T*>(matrix.data);
-  run_tasks(context, ceil_div(matrix.rows, kRowsATask), 16 * matrix.rows * matrix.cols, [&](int64_t begin, int64_t end) {
+  const int64_t tasks = ceil_div(matrix.rows, kRowsATask);
+  run_tasks(context, tasks, 16 * matrix.rows * matrix.cols, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin * kRowsATask; row < std::min(end * kRowsATask, matrix.rows); ++row)
       body(row, data + row * matrix.row_stride);
   });
@@ -70,7 +71,7 @@ void hadamard(const SketchMatrixArgs& args, const Context& context) {
   int64_t whole = 1;
   while (whole < features) whole *= 2;
   std::vector<uint64_t> keys(static_cast<size_t>(whole));  // word and index: sorted, equal words stay in order
-  for (int64_t c = 0; c < whole; ++c) keys[size_t(c)] = uint64_t(philox_element(args.seed, uint64_t(c))) << 32 | uint64_t(c);
+  for (uint64_t c = 0; c < keys.size(); ++c) keys[c] = uint64_t(philox_element(args.seed, c)) << 32 | c;
   std::partial_sort(keys.begin(), keys.begin() + size, keys.end());
   const T entry = T(1 / std::sqrt(double(size)));
   for_rows<T>(args.matrix, context, [&](int64_t i, T* row) {
@@ -92,7 +93,8 @@ void dct(const SketchMatrixArgs& args, const Context& context) {
       const int64_t f = columns != nullptr ? int64_t(columns[j * args.columns.col_stride]) : j;
       // The angle's whole turns drop out in integers, so that it stays exact for every number of features.
       const int64_t quarter = (2 * i + 1) * f % (4 * features);
-      row[j] = T(std::sqrt((f == 0 ? 1.0 : 2.0) / double(features)) * std::cos(kPi / 2 * double(quarter) / double(features)));
+      const double length = std::sqrt((f == 0 ? 1.0 : 2.0) / double(features));
+      row[j] = T(length * std::cos(kPi / 2 * double(quarter) / double(features)));
     }
   });
 }

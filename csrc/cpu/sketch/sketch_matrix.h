@@ -17,7 +17,8 @@ inline int64_t sparse_sign_row(uint64_t seed, int64_t row, int64_t size, int64_t
                                bool (&negative)[kSparseSigns]) {
   const int64_t count = std::min(kSparseSigns, size);
   PhiloxBlock blocks[kSparseWords / 4];
-  for (int64_t b = 0; b < kSparseWords / 4; ++b) blocks[b] = philox4x32_10(seed, uint64_t(row) * (kSparseWords / 4) + b);
+  constexpr uint64_t kBlocks = kSparseWords / 4;
+  for (uint64_t b = 0; b < kBlocks; ++b) blocks[b] = philox4x32_10(seed, uint64_t(row) * kBlocks + b);
   for (int64_t t = 0; t < count; ++t) {
     const int64_t top = size - count + t;
     const uint64_t word = blocks[t / 4].word[t % 4];

@@ -174,8 +174,8 @@ bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
       add_scaled(row, -2 * dot(v, row, count), v, count);
     }
   }
-  // What is below a rounding of the largest entry is zero. Small eigenvalues of a graded matrix lose their digits so, but a
-  // test relative to the neighbours may wait for underflow.
+  // What is below a rounding of the largest entry is zero. Small eigenvalues of a graded matrix lose their digits so,
+  // but a test relative to the neighbours may wait for underflow.
   double largest = 0;
   for (int64_t i = 0; i < size; ++i) largest = std::max({largest, std::fabs(values[i]), std::fabs(below[i])});
   const double negligible = 0x1p-54 * largest;

@@ -24,9 +24,9 @@ void multiply_upper(const double* a, const double* b, int64_t size, double* out)
 /// its diagonal not negative. `work` has cols entries.
 void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work);
 
-/// Eigenvalues of the symmetric `a`, descending, and its orthonormal eigenvectors as the *rows* of `a`, to
-/// roundings of the largest eigenvalue. `work` has 3 * size * size entries. Returns whether the iteration converged, as it
-/// does for finite numbers.
+/// Eigenvalues of the symmetric `a`, descending, and its orthonormal eigenvectors as the *rows* of `a`, to roundings of
+/// the largest eigenvalue. `work` has 3 * size * size entries. Returns whether the iteration converged, as it does for
+/// finite numbers.
 ///
 /// Householder's tridiagonal form, then the QL iteration with implicit shifts (Wilkinson and Reinsch, Handbook for
 /// Automatic Computation II, 1971, contributions II/2 and II/4).

@@ -8,7 +8,7 @@
 namespace lrk::cpu {
 namespace {
 
-/// Jacobi's rotation of two rows with squared lengths `alpha` and `beta` and product `gamma` that makes them orthogonal.
+/// Jacobi's rotation that makes two rows with squared lengths `alpha`, `beta` and product `gamma` orthogonal.
 void rotate(double* first, double* second, double* right_first, double* right_second, int64_t size, double alpha,
             double beta, double gamma) {
   const double zeta = (beta - alpha) / (2 * gamma);
@@ -69,9 +69,10 @@ Status small_svd(Workbench& bench, const double* a, int64_t size, double precisi
   const MatrixView matrix = view_of<double>(scaled, size, size);
   LRK_RETURN_IF_FAILED(bench.product(matrix.transposed(), matrix, view_of(right, size, size)));
   if (!symmetric_eigen(right, size, values, work))
-    return Status{StatusCode::kInvalidArgument, "the eigenvalues of a Gram matrix did not converge: a holds NaN or Inf"};
+    return Status::invalid("the eigenvalues of a Gram matrix did not converge");
   // Rows of `left`: the columns of a W.
-  LRK_RETURN_IF_FAILED(bench.product(view_of<double>(right, size, size), matrix.transposed(), view_of(left, size, size)));
+  const MatrixView vectors = view_of<double>(right, size, size);
+  LRK_RETURN_IF_FAILED(bench.product(vectors, matrix.transposed(), view_of(left, size, size)));
   const MatrixView rows = view_of<double>(left, size, size);
   // Relative to the largest, 1 at least: what is smaller has no direction that float64 could know.
   const double negligible = 0x1p-1000;

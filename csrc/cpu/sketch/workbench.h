@@ -39,7 +39,9 @@ class Scratch {
   class Frame {
    public:
     explicit Frame(Scratch& scratch)
-        : scratch_(scratch), block_(scratch.block_), used_(block_ < scratch.blocks_.size() ? scratch.blocks_[block_].used : 0) {}
+        : scratch_(scratch),
+          block_(scratch.block_),
+          used_(block_ < scratch.blocks_.size() ? scratch.blocks_[block_].used : 0) {}
     Frame(const Frame&) = delete;
     ~Frame() {
       for (size_t b = block_; b < scratch_.blocks_.size(); ++b) scratch_.blocks_[b].used = b == block_ ? used_ : 0;
