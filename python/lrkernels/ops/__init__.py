@@ -9,6 +9,16 @@ from lrkernels.ops.orthogonal import (
     givens_apply,
     householder_apply,
 )
+from lrkernels.ops.sketch import (
+    low_rank_approx,
+    orthonormalize,
+    polar,
+    range_finder,
+    rsvd,
+    sketch,
+    spectral_norm_bound,
+    unsketch,
+)
 
 __all__ = [
     "block_diagonal_apply",
@@ -16,9 +26,17 @@ __all__ = [
     "cayley_rectangular",
     "givens_apply",
     "householder_apply",
+    "low_rank_approx",
     "lowrank_expand",
     "lowrank_linear",
     "lowrank_linear_indexed",
     "lowrank_merge",
     "lowrank_project",
+    "orthonormalize",
+    "polar",
+    "range_finder",
+    "rsvd",
+    "sketch",
+    "spectral_norm_bound",
+    "unsketch",
 ]

@@ -366,7 +366,7 @@ def register_fallback(name: str, reference: Callable, check: Callable) -> None:
     library.impl(name, plain, "CompositeExplicitAutograd")
 
     def plain_on_cuda(*args, **scalars):
-        why = torch.ops.lrk._why_no_kernels(args[0])
+        why = torch.ops.lrk._why_no_kernels(args[0]) or f"lrkernels has no CUDA kernel for {name}"
         if why not in _warned:
             _warned.add(why)
             warnings.warn(f"{why}. The plain torch expression runs instead; this is said once.", stacklevel=2)

@@ -37,6 +37,15 @@ from lrkernels.reference.orthogonal import (
     householder_backward,
     skew_matrices,
 )
+from lrkernels.reference.polar import polar, power_iteration, spectral_norm_bound
+from lrkernels.reference.rsvd import low_rank_approx, orthonormalize, range_finder, rsvd
+from lrkernels.reference.sketch import dct_columns, sketch, sketch_matrix, unsketch
+from lrkernels.reference.svd_gradient import (
+    low_rank_approx_backward,
+    orthonormalize_backward,
+    polar_exact_backward,
+    rsvd_backward,
+)
 
 __all__ = [
     "block_diagonal_apply",
@@ -46,12 +55,15 @@ __all__ = [
     "cayley_rectangular",
     "cayley_rectangular_backward",
     "cayley_rectangular_saving",
+    "dct_columns",
     "dropout_mask",
     "givens_apply",
     "givens_backward",
     "givens_pairs",
     "householder_apply",
     "householder_backward",
+    "low_rank_approx",
+    "low_rank_approx_backward",
     "lowrank_expand",
     "lowrank_expand_backward",
     "lowrank_linear",
@@ -64,6 +76,18 @@ __all__ = [
     "lowrank_project",
     "lowrank_project_backward",
     "lowrank_project_indexed_backward",
+    "orthonormalize",
+    "orthonormalize_backward",
     "philox_bits",
+    "polar",
+    "polar_exact_backward",
+    "power_iteration",
+    "range_finder",
+    "rsvd",
+    "rsvd_backward",
+    "sketch",
+    "sketch_matrix",
     "skew_matrices",
+    "spectral_norm_bound",
+    "unsketch",
 ]

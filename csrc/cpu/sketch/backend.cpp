@@ -1,0 +1,110 @@
+// sketch_cpu(): one kernel an operation, float32 or float64.
+#include "cpu/sketch/kernels.h"
+#include "cpu/sketch/sketch_matrix.h"
+#include "runtime/cpu_features.h"
+
+namespace lrk {
+namespace {
+
+std::string name(const char* operation) { return std::string("sketch_") + operation + "_cpu"; }
+
+Plan plan(const char* operation, const char* reason) {
+  Plan plan;
+  plan.kernel = name(operation), plan.reason = reason;
+#if defined(__x86_64__)
+  plan.hardware_verified = true;
+#endif
+  return plan;
+}
+
+bool is_double(const MatrixView& view) { return view.dtype == DType::kFloat64; }
+
+Plan plan_sketch_matrix(const SketchMatrixArgs&, const Context&) {
+  return plan("matrix", "the matrix is written once, and multiplied by a GEMM");
+}
+
+Status sketch_matrix(const SketchMatrixArgs& args, const Context& context) {
+  record_dispatch(name("matrix"));
+  is_double(args.matrix) ? cpu::fill_sketch_matrix<double>(args, context)
+                         : cpu::fill_sketch_matrix<float>(args, context);
+  return {};
+}
+
+Plan plan_orthonormalize(const OrthonormalizeArgs&, const Context&) {
+  return plan("orthonormalize", "CholeskyQR from a float64 Gram matrix, preconditioned by a sketch where that fails");
+}
+
+Status orthonormalize(const OrthonormalizeArgs& args, const Context& context) {
+  record_dispatch(name("orthonormalize"));
+  return is_double(args.a) ? cpu::orthonormalize_matrix<double>(args, context)
+                           : cpu::orthonormalize_matrix<float>(args, context);
+}
+
+Plan plan_range_finder(const RangeFinderArgs&, const Context&) {
+  return plan("range_finder", "subspace iteration from random signs, orthonormalised after every product");
+}
+
+Status range_finder(const RangeFinderArgs& args, const Context& context) {
+  record_dispatch(name("range_finder"));
+  return is_double(args.a) ? cpu::find_range<double>(args, context) : cpu::find_range<float>(args, context);
+}
+
+Plan plan_rsvd(const RsvdArgs&, const Context&) {
+  return plan("rsvd", "the range finder, then the SVD of the triangle that is left of QT A");
+}
+
+Status rsvd(const RsvdArgs& args, const Context& context) {
+  record_dispatch(name("rsvd"));
+  return is_double(args.range.a) ? cpu::randomized_svd<double>(args, context)
+                                 : cpu::randomized_svd<float>(args, context);
+}
+
+const char* polar_name(const PolarArgs& args) { return args.exact ? "polar_exact" : "newton_schulz"; }
+
+Plan plan_polar(const PolarArgs& args, const Context&) {
+  return plan(polar_name(args), args.exact ? "the SVD of the triangle of a QR" : "products on the short side");
+}
+
+Status polar(const PolarArgs& args, const Context& context) {
+  record_dispatch(name(polar_name(args)));
+  return is_double(args.a) ? cpu::polar_factor<double>(args, context) : cpu::polar_factor<float>(args, context);
+}
+
+Plan plan_spectral_norm_bound(const SpectralNormBoundArgs&, const Context&) {
+  return plan("spectral_norm_bound", "a Gram iteration in float64, its rounding added");
+}
+
+Status spectral_norm_bound(const SpectralNormBoundArgs& args, const Context& context) {
+  record_dispatch(name("spectral_norm_bound"));
+  return cpu::norm_bound(args, context);
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const char* operation :
+       {"matrix", "orthonormalize", "range_finder", "rsvd", "polar_exact", "newton_schulz", "spectral_norm_bound"})
+    names.push_back(name(operation));
+  return names;
+}
+
+}  // namespace
+
+const SketchBackend& sketch_cpu() {
+  static constexpr SketchBackend backend{"cpu",
+                                         plan_sketch_matrix,
+                                         sketch_matrix,
+                                         plan_orthonormalize,
+                                         orthonormalize,
+                                         plan_range_finder,
+                                         range_finder,
+                                         plan_rsvd,
+                                         rsvd,
+                                         plan_polar,
+                                         polar,
+                                         plan_spectral_norm_bound,
+                                         spectral_norm_bound,
+                                         kernel_names};
+  return backend;
+}
+
+}  // namespace lrk

@@ -1,0 +1,207 @@
+#include "cpu/sketch/orthonormalize.h"
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/sketch/sketch_matrix.h"
+#include "cpu/sketch/small_dense.h"
+
+namespace lrk::cpu {
+namespace {
+
+/// A pivot (squared, of unit columns) below which a float64 Gram matrix is not trusted, and one above which the columns
+/// are as orthogonal as a pass by this triangle leaves them.
+constexpr double kLeastPivot = 1e-11, kOrthogonalPivot = 0.25;
+constexpr int kMostPasses = 4;
+
+/// Of a column's length: what is left of it beside the columns before, if it depends on them.
+constexpr double kDependent = 1e-13;
+
+constexpr uint64_t kPreconditionerSeed = 0x6c726b2073715231u;  // any number
+
+template <class T>
+class ColumnQr {
+ public:
+  ColumnQr(Workbench& bench, T* q, int64_t rows, int64_t cols, bool want_r)
+      : bench_(bench), q_(q), rows_(rows), cols_(cols), want_r_(want_r), square_(cols * cols) {}
+
+  Status run(double* r, QrRung* rung) {
+    const Scratch::Frame frame(bench_.scratch);
+    original_ = want_r_ ? bench_.scratch.take<T>(rows_ * cols_) : nullptr;
+    next_ = bench_.scratch.take<T>(rows_ * cols_);
+    gram_ = bench_.scratch.take<double>(square_), inverse_ = bench_.scratch.take<double>(square_);
+    narrow_ = bench_.scratch.take<T>(square_);
+    exponents_ = bench_.scratch.take<int>(cols_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    scale_columns();
+    if (want_r_) std::copy_n(q_, rows_ * cols_, original_);
+
+    QrRung reached = QrRung::kGram;
+    bool orthonormal = false;
+    LRK_RETURN_IF_FAILED(passes(&orthonormal));
+    if (!orthonormal && rows_ >= 2 * sketch_rows()) {  // a shorter matrix is not made easier by a sketch
+      reached = QrRung::kSketch;
+      LRK_RETURN_IF_FAILED(precondition());
+      LRK_RETURN_IF_FAILED(passes(&orthonormal));
+    }
+    if (!orthonormal) {
+      reached = QrRung::kHouseholder;
+      LRK_RETURN_IF_FAILED(reflect());
+    }
+    if (rung != nullptr) *rung = reached;
+    return want_r_ ? triangle(r) : Status{};
+  }
+
+ private:
+  int64_t sketch_rows() const { return 2 * cols_ + 16; }
+
+  /// Columns times powers of two: their largest entries come near 1, exactly.
+  void scale_columns() {
+    std::fill_n(exponents_, cols_, 0);
+    const auto largest = next_;  // free until the first pass
+    std::fill_n(largest, cols_, T(0));
+    for (int64_t i = 0; i < rows_; ++i)
+      for (int64_t j = 0; j < cols_; ++j) {
+        const T magnitude = std::fabs(q_[i * cols_ + j]);
+        largest[j] = magnitude > largest[j] ? magnitude : largest[j];
+      }
+    bool moderate = true;  // as nearly all matrices are: nothing to do
+    for (int64_t j = 0; j < cols_; ++j) {
+      if (largest[j] > 0 && std::isfinite(largest[j])) std::frexp(largest[j], &exponents_[j]);
+      moderate = moderate && std::abs(exponents_[j]) < (sizeof(T) == 8 ? 400 : 60);
+    }
+    if (moderate) return std::fill_n(exponents_, cols_, 0), void();
+    for (int64_t i = 0; i < rows_; ++i)
+      for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = std::ldexp(q_[i * cols_ + j], -exponents_[j]);
+  }
+
+  /// q becomes q R^-1 for gram = RT R until R is nearly orthogonal; not orthonormal where a pivot is too small.
+  Status passes(bool* orthonormal) {
+    *orthonormal = false;
+    for (int pass = 0; pass < kMostPasses; ++pass) {
+      const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
+      LRK_RETURN_IF_FAILED(bench_.product(q.transposed(), q, view_of(gram_, cols_, cols_)));
+      const double pivot = cholesky(gram_, cols_, kLeastPivot);
+      if (pivot == 0) return {};
+      invert_upper(gram_, cols_, inverse_);
+      for (int64_t i = 0; i < square_; ++i) narrow_[i] = T(inverse_[i]);
+      LRK_RETURN_IF_FAILED(
+          bench_.product(q, view_of<T>(static_cast<const T*>(narrow_), cols_, cols_), view_of(next_, rows_, cols_)));
+      std::copy_n(next_, rows_ * cols_, q_);
+      if (pivot >= kOrthogonalPivot) return *orthonormal = true, Status{};
+    }
+    return {};
+  }
+
+  /// The second rung: q becomes q R^-1 of the triangle R of its sketch, in float64, and is then well conditioned.
+  Status precondition() {
+    const Scratch::Frame frame(bench_.scratch);
+    const int64_t size = sketch_rows();
+    double* const sketched = bench_.scratch.take<double>(cols_ * size);
+    double *const work = bench_.scratch.take<double>(cols_), *const wide = bench_.scratch.take<double>(rows_ * cols_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    for (uint64_t attempt = 0; attempt < 4; ++attempt) {
+      sketch_columns(sketched, size, attempt);
+      for (int64_t j = 0; j < cols_; ++j) work[j] = std::sqrt(dot(sketched + j * size, sketched + j * size, size));
+      std::copy_n(work, cols_, inverse_);  // the lengths
+      householder_qr(sketched, size, cols_, gram_, work);
+      if (replace_dependent(inverse_, attempt) == 0) break;
+    }
+    for (int64_t j = 0; j < cols_; ++j)
+      if (!(gram_[j * cols_ + j] > 0)) return {};  // NaN, or what four attempts did not mend: left to the third rung
+    invert_upper(gram_, cols_, inverse_);
+    const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
+    const MatrixView inverse = view_of<double>(static_cast<const double*>(inverse_), cols_, cols_);
+    if constexpr (sizeof(T) == 8) {
+      LRK_RETURN_IF_FAILED(bench_.product(q, inverse, view_of(wide, rows_, cols_)));
+    } else {
+      // Sums in float64 of float32 entries: the inverse of an ill-conditioned triangle is not for float32.
+      double* const copy = bench_.scratch.take<double>(rows_ * cols_);
+      if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+      std::copy_n(q_, rows_ * cols_, copy);
+      LRK_RETURN_IF_FAILED(bench_.product(view_of<double>(static_cast<const double*>(copy), rows_, cols_), inverse,
+                                          view_of(wide, rows_, cols_)));
+    }
+    for (int64_t i = 0; i < rows_ * cols_; ++i) q_[i] = T(wide[i]);
+    return {};
+  }
+
+  /// OmegaT q of a sparse sign matrix, a column of q a row of `sketched`.
+  void sketch_columns(double* sketched, int64_t size, uint64_t attempt) const {
+    std::fill_n(sketched, cols_ * size, 0.0);
+    int64_t places[kSparseSigns];
+    bool negative[kSparseSigns];
+    for (int64_t i = 0; i < rows_; ++i) {
+      const int64_t count = sparse_sign_row(kPreconditionerSeed + attempt, i, size, places, negative);
+      for (int64_t t = 0; t < count; ++t) {
+        double* const to = sketched + places[t];
+        const double sign = negative[t] ? -1 : 1;
+        for (int64_t j = 0; j < cols_; ++j) to[j * size] += sign * double(q_[i * cols_ + j]);
+      }
+    }
+  }
+
+  /// Columns of which the triangle says that they depend on those before become random signs of length 1.
+  int64_t replace_dependent(const double* lengths, uint64_t attempt) {
+    int64_t replaced = 0;
+    const T entry = T(1 / std::sqrt(double(rows_)));
+    for (int64_t j = 0; j < cols_; ++j) {
+      if (gram_[j * cols_ + j] > kDependent * lengths[j] || std::isnan(lengths[j])) continue;
+      ++replaced;
+      const uint64_t seed = ~(kPreconditionerSeed + attempt);
+      for (int64_t i = 0; i < rows_; ++i)
+        q_[i * cols_ + j] = philox_element(seed, uint64_t(j * rows_ + i)) & 1 ? -entry : entry;
+    }
+    return replaced;
+  }
+
+  /// The third rung, of the columns as they are now: what the rungs before did to them did not change their span.
+  Status reflect() {
+    const Scratch::Frame frame(bench_.scratch);
+    double* const columns = bench_.scratch.take<double>(rows_ * cols_);
+    double* const work = bench_.scratch.take<double>(cols_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    for (int64_t i = 0; i < rows_; ++i)
+      for (int64_t j = 0; j < cols_; ++j) columns[j * rows_ + i] = double(q_[i * cols_ + j]);
+    householder_qr(columns, rows_, cols_, nullptr, work);
+    for (int64_t i = 0; i < rows_; ++i)
+      for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = T(columns[j * rows_ + i]);
+    return {};
+  }
+
+  /// r = QT A with what lies below the diagonal, which is rounding, left out.
+  Status triangle(double* r) {
+    const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
+    LRK_RETURN_IF_FAILED(bench_.product(q.transposed(), view_of<T>(static_cast<const T*>(original_), rows_, cols_),
+                                        view_of(r, cols_, cols_)));
+    for (int64_t i = 0; i < cols_; ++i) {
+      for (int64_t j = 0; j < i; ++j) r[i * cols_ + j] = 0;
+      double& diagonal = r[i * cols_ + i];
+      if (diagonal < 0) diagonal = 0;  // of a column that depends on those before: rounding too
+      for (int64_t j = i; j < cols_; ++j) r[i * cols_ + j] = std::ldexp(r[i * cols_ + j], exponents_[j]);
+    }
+    return {};
+  }
+
+  Workbench& bench_;
+  T* const q_;
+  const int64_t rows_, cols_;
+  const bool want_r_;
+  const int64_t square_;
+  T *original_ = nullptr, *next_ = nullptr, *narrow_ = nullptr;
+  double *gram_ = nullptr, *inverse_ = nullptr;
+  int* exponents_ = nullptr;
+};
+
+}  // namespace
+
+template <class T>
+Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double* r, QrRung* rung) {
+  if (rows == 0 || cols == 0) return {};
+  return ColumnQr<T>(bench, q, rows, cols, r != nullptr).run(r, rung);
+}
+
+template Status orthonormalize<float>(Workbench&, float*, int64_t, int64_t, double*, QrRung*);
+template Status orthonormalize<double>(Workbench&, double*, int64_t, int64_t, double*, QrRung*);
+
+}  // namespace lrk::cpu

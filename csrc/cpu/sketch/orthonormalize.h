@@ -1,0 +1,26 @@
+// QR decompositions of tall matrices by products: CholeskyQR, and what repairs it.
+#pragma once
+
+#include "cpu/sketch/workbench.h"
+
+namespace lrk::cpu {
+
+/// The rungs that a matrix needed, for plans' sake and for tests.
+enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
+
+/// q [rows, cols], cols <= rows, contiguous, becomes an orthonormal basis of its own columns, completed where they are
+/// dependent; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal not negative.
+///
+/// A ladder; each rung says whether the next is needed by one number, so that a device can do the same without a host:
+///  1. CholeskyQR from a float64 Gram matrix, of columns scaled to unit length, and again until the triangle is nearly
+///     orthogonal: twice, as a rule (Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 2015). Good to a condition
+///     number of 1e5, where float64's Gram matrix loses its digits.
+///  2. The triangle of a sketch of the matrix preconditions it first (Fan, Guo and Lin; Balabanov, "Randomized Cholesky
+///     QR factorizations", 2022; Higgins, Szyld, Boman and Yamazaki, 2023). Columns that depend on those before are
+///     replaced by random signs. Good to 1e12.
+///  3. Householder's reflections in float64, for matrices with hardly more rows than columns, and for what the second
+///     rung did not make orthonormal.
+template <class T>
+Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double* r, QrRung* rung = nullptr);
+
+}  // namespace lrk::cpu

@@ -1,0 +1,228 @@
+#include "cpu/sketch/small_dense.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lrk::cpu {
+namespace {
+
+constexpr int64_t kLanes = 8;
+
+/// y += factor x
+void add_scaled(double* y, double factor, const double* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
+}
+
+/// The length of a vector whose squares may overflow or vanish.
+double length(const double* x, int64_t count) {
+  const double plain = dot(x, x, count);
+  if (plain > 1e-280 && plain < 1e280) return std::sqrt(plain);
+  double largest = 0, sum = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(x[i]));
+  if (!(largest > 0) || !std::isfinite(largest)) return plain == 0 ? 0.0 : std::sqrt(plain);
+  for (int64_t i = 0; i < count; ++i) sum += x[i] / largest * (x[i] / largest);
+  return largest * std::sqrt(sum);
+}
+
+}  // namespace
+
+double dot(const double* a, const double* b, int64_t count) {
+  double sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+  for (int64_t lane = 0; i < count; ++i, ++lane) sums[lane] += a[i] * b[i];
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  return sums[0];
+}
+
+double cholesky(double* gram, int64_t size, double least) {
+  double smallest = 1;
+  // Row k of R is done before the rows below lose its outer product, so that every loop runs along a row.
+  for (int64_t k = 0; k < size; ++k) {
+    double* const row = gram + k * size;
+    const double diagonal = row[k];  // what is left of it
+    const double whole = k == 0 ? diagonal : row[0];  // parked there by the step before
+    if (!(diagonal > least * whole) || !std::isfinite(diagonal)) return 0;
+    smallest = std::min(smallest, diagonal / whole);
+    if (k == 0)
+      for (int64_t i = 1; i < size; ++i) gram[i * size] = gram[i * size + i];
+    const double pivot = std::sqrt(diagonal);
+    for (int64_t j = k + 1; j < size; ++j) row[j] /= pivot;
+    row[k] = pivot;
+    for (int64_t i = k + 1; i < size; ++i) add_scaled(gram + i * size + i, -row[i], row + i, size - i);
+  }
+  for (int64_t k = 1; k < size; ++k) std::fill_n(gram + k * size, k, 0.0);
+  return smallest;
+}
+
+void invert_upper(const double* r, int64_t size, double* inverse) {
+  // From R X = I, rows from the last one on: X_i = (e_i - sum over k > i of R_ik X_k) / R_ii.
+  for (int64_t i = size - 1; i >= 0; --i) {
+    double* const row = inverse + i * size;
+    std::fill_n(row, size, 0.0);
+    row[i] = 1;
+    for (int64_t k = i + 1; k < size; ++k) add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
+    for (int64_t j = i; j < size; ++j) row[j] /= r[i * size + i];
+  }
+}
+
+void multiply_upper(const double* a, const double* b, int64_t size, double* out) {
+  for (int64_t i = 0; i < size; ++i) {
+    std::fill_n(out + i * size, size, 0.0);
+    for (int64_t k = i; k < size; ++k) add_scaled(out + i * size + k, a[i * size + k], b + k * size + k, size - k);
+  }
+}
+
+void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work) {
+  // Column j below its diagonal entry becomes v_j with H_j = I - 2 v vT of a unit v, or v = 0; the triangle above stays
+  // in `columns` until it has been read, and the diagonal is in `work`.
+  for (int64_t j = 0; j < cols; ++j) {
+    double* const x = columns + j * rows + j;
+    const int64_t count = rows - j;
+    const double norm = length(x, count);
+    work[j] = x[0];
+    if (norm == 0) continue;
+    const double sign = x[0] < 0 ? -1 : 1;
+    work[j] = -sign * norm;  // x - (work[j]) e_1, without cancellation
+    for (int64_t i = 0; i < count; ++i) x[i] /= norm;
+    x[0] += sign;
+    const double scale = 1 / std::sqrt(dot(x, x, count));
+    for (int64_t i = 0; i < count; ++i) x[i] *= scale;
+    for (int64_t k = j + 1; k < cols; ++k) {
+      double* const other = columns + k * rows + j;
+      add_scaled(other, -2 * dot(x, other, count), x, count);
+    }
+  }
+  if (r != nullptr) {
+    for (int64_t i = 0; i < cols; ++i) {
+      const double sign = work[i] < 0 ? -1 : 1;
+      std::fill_n(r + i * cols, i, 0.0);
+      r[i * cols + i] = sign * work[i];
+      for (int64_t j = i + 1; j < cols; ++j) r[i * cols + j] = sign * columns[j * rows + i];
+    }
+  }
+  // Q = H_0 ... H_{cols-1} [I; 0], the last reflection first: only columns from j on are not yet unit vectors.
+  for (int64_t j = cols - 1; j >= 0; --j) {
+    double* const v = columns + j * rows + j;
+    const int64_t count = rows - j;
+    for (int64_t k = j + 1; k < cols; ++k) {
+      double* const other = columns + k * rows + j;
+      other[0] = 0;
+      add_scaled(other, -2 * dot(v, other, count), v, count);
+    }
+    const double head = v[0];  // H_j e_j = e_j - 2 v_0 v
+    for (int64_t i = 0; i < count; ++i) v[i] *= -2 * head;
+    v[0] += 1;
+    std::fill_n(columns + j * rows, j, 0.0);
+  }
+  for (int64_t j = 0; j < cols; ++j)
+    if (work[j] < 0)
+      for (int64_t i = 0; i < rows; ++i) columns[j * rows + i] *= -1;
+}
+
+namespace {
+
+/// a becomes tridiagonal, with `diagonal` and `below`; the unit vectors of the reflections stay in the columns' places
+/// of `vectors`, a row each.
+void tridiagonalize(double* a, int64_t size, double* diagonal, double* below, double* vectors) {
+  for (int64_t k = 0; k + 2 < size; ++k) {
+    const int64_t first = k + 1, count = size - first;
+    double* const v = vectors + k * size + first;
+    std::copy_n(a + k * size + first, count, v);  // row k is column k
+    const double norm = length(v, count);
+    diagonal[k] = a[k * size + k];
+    below[k] = v[0];
+    if (norm == 0) continue;
+    const double sign = v[0] < 0 ? -1 : 1;
+    below[k] = -sign * norm;
+    for (int64_t i = 0; i < count; ++i) v[i] /= norm;
+    v[0] += sign;
+    const double scale = 1 / std::sqrt(dot(v, v, count));
+    for (int64_t i = 0; i < count; ++i) v[i] *= scale;
+    // H A H = A - v wT - w vT with w = 2 (A v - (vT A v) v).
+    double* const w = vectors + (size - 1) * size + first;  // the last row is not a reflection
+    for (int64_t i = 0; i < count; ++i) w[i] = 2 * dot(a + (first + i) * size + first, v, count);
+    add_scaled(w, -dot(v, w, count), v, count);
+    for (int64_t i = 0; i < count; ++i) {
+      double* const row = a + (first + i) * size + first;
+      const double along_v = v[i], along_w = w[i];
+      for (int64_t j = 0; j < count; ++j) row[j] -= along_v * w[j] + along_w * v[j];
+    }
+  }
+  for (int64_t k = std::max<int64_t>(size - 2, 0); k < size; ++k) diagonal[k] = a[k * size + k];
+  if (size >= 2) below[size - 2] = a[(size - 2) * size + size - 1];
+}
+
+}  // namespace
+
+bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
+  if (size == 0) return true;
+  double *const vectors = work, *const below = work + size * size, *const basis = below + size * size;
+  std::fill_n(vectors, size * size, 0.0);
+  std::fill_n(below, size, 0.0);
+  tridiagonalize(a, size, values, below, vectors);
+  // The rows of `basis` are the columns of H_0 H_1 ...: each reflection meets the rows as vectors.
+  std::fill_n(basis, size * size, 0.0);
+  for (int64_t i = 0; i < size; ++i) basis[i * size + i] = 1;
+  for (int64_t k = size - 3; k >= 0; --k) {
+    const double* const v = vectors + k * size + k + 1;
+    const int64_t count = size - k - 1;
+    for (int64_t i = k + 1; i < size; ++i) {
+      double* const row = basis + i * size + k + 1;
+      add_scaled(row, -2 * dot(v, row, count), v, count);
+    }
+  }
+  // What is below a rounding of the largest entry is zero. Small eigenvalues of a graded matrix lose their digits so,
+  // but a test relative to the neighbours may wait for underflow.
+  double largest = 0;
+  for (int64_t i = 0; i < size; ++i) largest = std::max({largest, std::fabs(values[i]), std::fabs(below[i])});
+  const double negligible = 0x1p-54 * largest;
+  // QL with implicit shifts; every rotation of two neighbouring rows of `basis` runs along them.
+  for (int64_t low = 0; low < size; ++low) {
+    for (int iteration = 0;; ++iteration) {
+      int64_t high = low;
+      while (high + 1 < size && std::fabs(below[high]) > negligible) ++high;
+      if (high == low) break;
+      if (iteration == 60) return false;
+      const double ratio = (values[low + 1] - values[low]) / (2 * below[low]);
+      double shifted = values[high] - values[low] + below[low] / (ratio + std::copysign(std::hypot(ratio, 1.0), ratio));
+      double sine = 1, cosine = 1, carried = 0;
+      int64_t i = high - 1;
+      for (; i >= low; --i) {
+        const double bulge = sine * below[i], along = cosine * below[i];
+        const double radius = std::hypot(bulge, shifted);
+        below[i + 1] = radius;
+        if (radius == 0) {  // a rotation that splits the matrix
+          values[i + 1] -= carried, below[high] = 0;
+          break;
+        }
+        sine = bulge / radius, cosine = shifted / radius;
+        const double moved = values[i + 1] - carried, turn = (values[i] - moved) * sine + 2 * cosine * along;
+        carried = sine * turn;
+        values[i + 1] = moved + carried;
+        shifted = cosine * turn - along;
+        double *const upper = basis + i * size, *const lower = upper + size;
+        for (int64_t j = 0; j < size; ++j) {
+          const double first = upper[j], second = lower[j];
+          lower[j] = sine * first + cosine * second, upper[j] = cosine * first - sine * second;
+        }
+      }
+      if (i >= low) continue;
+      values[low] -= carried, below[low] = shifted, below[high] = 0;
+    }
+  }
+  // Descending, by selection: `size` swaps of rows at most.
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t largest = std::max_element(values + i, values + size) - values;
+    if (largest != i) {
+      std::swap(values[i], values[largest]);
+      std::swap_ranges(basis + i * size, basis + (i + 1) * size, basis + largest * size);
+    }
+  }
+  std::copy_n(basis, size * size, a);
+  return true;
+}
+
+}  // namespace lrk::cpu

@@ -1,0 +1,89 @@
+// torch.ops.lrk.polar and spectral_norm_bound: schemas, registration, a matrix of the batch after the other.
+#include <cmath>
+#include <limits>
+
+#include "lrk/sketch.h"
+#include "torch/inspection.h"
+#include "torch/plain.h"
+#include "torch/sketch_checks.h"
+#include "torch/sketch_matrices.h"
+
+namespace lrk::binding {
+namespace {
+
+using Coefficients = std::optional<std::vector<double>>;
+
+/// Three numbers a step. Muon's ones are reference.polar.QUINTIC.
+std::vector<double> coefficients_of(const std::string& method, int64_t steps, const Coefficients& given) {
+  const std::vector<double> quintic{3.4445, -4.7750, 2.0315}, cubic{1.5, -0.5, 0.0};
+  const std::vector<double>& step = method == "cubic" ? cubic : given ? *given : quintic;
+  if (step.size() != 3) return step;
+  std::vector<double> all;
+  for (int64_t i = 0; i < steps; ++i) all.insert(all.end(), step.begin(), step.end());
+  return all;
+}
+
+Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients coefficients) {
+  const char* op = "polar";
+  check_polar(op, a, method, steps, coefficients);
+  const Tensor wide = torch::stable::to(a, wide_dtype(a));
+  const Tensor out = empty({a.sizes().begin(), a.sizes().end()}, wide_dtype(a), a);
+  const Tensor as = stack_of_matrices(wide), outs = stack_of_matrices(out);
+  for (int64_t index = 0; index < as.size(0) && (index == 0 || !planning()); ++index) {
+    const Execution execution(op, as);
+    const Tensor matrix = torch::stable::select(as, 0, index), result = torch::stable::select(outs, 0, index);
+    PolarArgs args;
+    args.a = matrix_view(matrix), args.out = mutable_view(result), args.product = matrix_product(execution);
+    args.exact = method == "exact";
+    if (!args.exact) args.coefficients = coefficients_of(method, steps, coefficients);
+    run(op, "polar", sketch_cpu().plan_polar, sketch_cpu().polar, args, execution.context());
+  }
+  return torch::stable::to(out, a.scalar_type());
+}
+
+Tensor spectral_norm_bound(const Tensor& weight, int64_t iters) {
+  const char* op = "spectral_norm_bound";
+  check_spectral_norm_bound(op, weight, iters);
+  const ScalarType dtype = wide_dtype(weight);
+  const Tensor out = empty(batch_sizes(weight, -1, -1), dtype, weight);
+  const Tensor weights = stack_of_matrices(torch::stable::to(weight, dtype));
+  for (int64_t index = 0; index < weights.size(0) && (index == 0 || !planning()); ++index) {
+    const Execution execution(op, weights);
+    const Tensor matrix = torch::stable::select(weights, 0, index);
+    double bound = 0;
+    SpectralNormBoundArgs args;
+    args.weight = matrix_view(matrix), args.iters = iters, args.bound = &bound;
+    args.product = matrix_product(execution);
+    run(op, "spectral_norm_bound", sketch_cpu().plan_spectral_norm_bound, sketch_cpu().spectral_norm_bound, args,
+        execution.context());
+    if (dtype == ScalarType::Double) {
+      static_cast<double*>(out.mutable_data_ptr())[index] = bound;
+    } else {
+      const float rounded = float(bound);
+      static_cast<float*>(out.mutable_data_ptr())[index] =
+          double(rounded) < bound ? std::nextafter(rounded, std::numeric_limits<float>::infinity()) : rounded;
+    }
+  }
+  return out;
+}
+
+void register_kernels(torch::stable::detail::StableLibrary& m) {
+  m.impl("polar", &cpu_kernel_or_plain<TORCH_BOX(&polar), "polar">);
+  m.impl("spectral_norm_bound", &cpu_kernel_or_plain<TORCH_BOX(&spectral_norm_bound), "spectral_norm_bound">);
+}
+
+}  // namespace
+}  // namespace lrk::binding
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
+  m.def("polar(Tensor a, *, str method=\"newton_schulz\", int steps=5, float[]? coefficients=None) -> Tensor");
+  m.def("spectral_norm_bound(Tensor weight, *, int iters=6) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}

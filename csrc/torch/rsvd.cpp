@@ -1,0 +1,192 @@
+// torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration, a matrix of the batch
+// after the other.
+#include <cmath>
+#include <tuple>
+
+#include "lrk/sketch.h"
+#include "torch/inspection.h"
+#include "torch/plain.h"
+#include "torch/sketch_checks.h"
+#include "torch/sketch_matrices.h"
+
+namespace lrk::binding {
+namespace {
+
+Tensor matrix_at(const Tensor& stack, int64_t index) { return torch::stable::select(stack, 0, index); }
+
+/// Calls body(index, its own Execution, so that work memory lives as long as one matrix needs it); once while planning.
+template <class Body>
+void for_each_matrix(const char* op, const Tensor& stack, const Body& body) {
+  for (int64_t index = 0; index < stack.size(0); ++index) {
+    const Execution execution(op, stack);
+    body(index, execution);
+    if (planning()) return;
+  }
+}
+
+std::tuple<Tensor, Tensor> orthonormalize(const Tensor& a) {
+  const char* op = "orthonormalize";
+  check_matrices(op, "a", a);
+  const int64_t rows = a.size(a.dim() - 2), cols = a.size(a.dim() - 1), size = std::min(rows, cols);
+  const ScalarType dtype = wide_dtype(a);
+  const Tensor q = empty(batch_sizes(a, rows, size), dtype, a), r = empty(batch_sizes(a, size, cols), dtype, a);
+  const Tensor as = stack_of_matrices(torch::stable::to(a, dtype));
+  const Tensor qs = stack_of_matrices(q), rs = stack_of_matrices(r);
+  for_each_matrix(op, as, [&](int64_t index, const Execution& execution) {
+    OrthonormalizeArgs args;
+    args.a = matrix_view(matrix_at(as, index)), args.q = mutable_view(matrix_at(qs, index));
+    args.r = mutable_view(matrix_at(rs, index)), args.product = matrix_product(execution);
+    run(op, "orthonormalize", sketch_cpu().plan_orthonormalize, sketch_cpu().orthonormalize, args, execution.context());
+  });
+  return {q, r};
+}
+
+RangeFinderArgs range_args(const Tensor& a, const OptionalTensor& q0, int64_t power_iters, int64_t seed,
+                           const Execution& execution) {
+  RangeFinderArgs args;
+  args.a = matrix_view(a), args.power_iters = power_iters, args.seed = uint64_t(seed);
+  if (q0) args.q0 = matrix_view(*q0);
+  args.product = matrix_product(execution);
+  return args;
+}
+
+/// Stacks of a batch's matrices in the dtype that the kernels compute in.
+struct Problem {
+  Tensor a;
+  OptionalTensor q0;
+
+  Problem(const Tensor& matrices, const OptionalTensor& start)
+      : a(stack_of_matrices(torch::stable::to(matrices, wide_dtype(matrices)))) {
+    if (start) q0 = stack_of_matrices(torch::stable::to(*start, wide_dtype(matrices)));
+  }
+  OptionalTensor q0_at(int64_t index) const { return q0 ? OptionalTensor(matrix_at(*q0, index)) : std::nullopt; }
+};
+
+Tensor range_finder(const Tensor& a, int64_t rank, const OptionalTensor& q0, int64_t oversample, int64_t power_iters,
+                    int64_t seed) {
+  const char* op = "range_finder";
+  check_range_finder(op, a, rank, q0, oversample, power_iters);
+  const Tensor q = empty(batch_sizes(a, a.size(a.dim() - 2), basis_size(a, rank, oversample)), wide_dtype(a), a);
+  const Problem problem(a, q0);
+  const Tensor qs = stack_of_matrices(q);
+  for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
+    const Tensor matrix = matrix_at(problem.a, index);
+    const OptionalTensor start = problem.q0_at(index);
+    RangeFinderArgs args = range_args(matrix, start, power_iters, seed, execution);
+    args.q = mutable_view(matrix_at(qs, index));
+    run(op, "range_finder", sketch_cpu().plan_range_finder, sketch_cpu().range_finder, args, execution.context());
+  });
+  return q;
+}
+
+/// Whether NaN or Inf is anywhere in a contiguous matrix.
+template <class T>
+bool is_finite(const Tensor& matrix) {
+  const T* const data = static_cast<const T*>(matrix.const_data_ptr());
+  constexpr int64_t kLanes = 16;
+  T lanes[kLanes] = {};  // zero times what is finite
+  const int64_t count = matrix.numel();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += T(0) * data[i + lane];
+  for (int64_t lane = 0; i < count; ++i, ++lane) lanes[lane] += T(0) * data[i];
+  T sum = 0;
+  for (const T lane : lanes) sum += lane;
+  return sum == T(0);
+}
+
+bool is_finite(const Tensor& matrix) {
+  const Tensor whole = torch::stable::contiguous(matrix);
+  return whole.scalar_type() == ScalarType::Double ? is_finite<double>(whole) : is_finite<float>(whole);
+}
+
+std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, int64_t rank, const OptionalTensor& q0,
+                                             int64_t oversample, int64_t power_iters, int64_t seed,
+                                             const std::string& check) {
+  const int64_t rows = a.size(a.dim() - 2), cols = a.size(a.dim() - 1);
+  const ScalarType dtype = wide_dtype(a);
+  const Tensor u = empty(batch_sizes(a, rows, rank), dtype, a), s = empty(batch_sizes(a, -1, rank), dtype, a),
+               v = empty(batch_sizes(a, cols, rank), dtype, a);
+  const Problem problem(a, q0);
+  const Tensor us = stack_of_matrices(u), vs = stack_of_matrices(v);
+  const Tensor ss = torch::stable::reshape(s, {problem.a.size(0), rank});
+  std::vector<bool> finite(size_t(problem.a.size(0)), true);
+  if (!planning() && check != "ignore") {  // before any work
+    for (size_t index = 0; index < finite.size(); ++index)
+      finite[index] = is_finite(matrix_at(problem.a, int64_t(index)));
+    if (check != "nan" && std::find(finite.begin(), finite.end(), false) != finite.end())
+      fail(op, "a holds NaN or Inf, expected finite numbers (check='nan' passes them on as NaN)");
+  }
+  for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
+    Tensor u_at = matrix_at(us, index), s_at = matrix_at(ss, index), v_at = matrix_at(vs, index);
+    if (!finite[size_t(index)]) {
+      for (Tensor* out : {&u_at, &s_at, &v_at}) torch::stable::fill_(*out, std::nan(""));
+      return;
+    }
+    const Tensor matrix = matrix_at(problem.a, index);
+    const OptionalTensor start = problem.q0_at(index);
+    RsvdArgs args;
+    args.range = range_args(matrix, start, power_iters, seed, execution);
+    args.basis = basis_size(a, rank, oversample);
+    args.u = mutable_view(u_at), args.s = mutable_view(s_at), args.v = mutable_view(v_at);
+    run(op, "rsvd", sketch_cpu().plan_rsvd, sketch_cpu().rsvd, args, execution.context());
+  });
+  return {u, s, v};
+}
+
+std::tuple<Tensor, Tensor, Tensor> rsvd(const Tensor& a, int64_t rank, const OptionalTensor& q0, int64_t oversample,
+                                        int64_t power_iters, int64_t seed, std::string check, double broadening) {
+  const char* op = "rsvd";
+  check_range_finder(op, a, rank, q0, oversample, power_iters);
+  check_policy(op, check);
+  if (!(broadening >= 0)) fail(op, "broadening is " + std::to_string(broadening) + ", expected a number of at least 0");
+  return decompose(op, a, rank, q0, oversample, power_iters, seed, check);
+}
+
+Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
+  const char* op = "low_rank_approx";
+  check_matrices(op, "a", a);
+  check_rank(op, a, rank);
+  const auto [u, s, v] = decompose(op, a, rank, std::nullopt, -1, 1, seed, "auto");
+  const Tensor out = like(a);
+  if (rank == 0 || a.numel() == 0) return torch::stable::fill_(out, 0);
+  if (planning()) return out;
+  const Tensor scaled = aten_multiply(u, torch::stable::unsqueeze(s, -2));
+  const bool half = out.scalar_type() != u.scalar_type();
+  const Tensor wide = half ? empty({a.sizes().begin(), a.sizes().end()}, u.scalar_type(), a) : out;
+  const Tensor us = stack_of_matrices(scaled), vs = stack_of_matrices(v), outs = stack_of_matrices(wide);
+  for_each_matrix(op, us, [&](int64_t index, const Execution& execution) {
+    const Tensor left = matrix_at(us, index), right = matrix_at(vs, index), product = matrix_at(outs, index);
+    require(matrix_product(execution)(matrix_view(left), matrix_view(right).transposed(), mutable_view(product)), op);
+  });
+  return torch::stable::to(wide, a.scalar_type());
+}
+
+void register_kernels(torch::stable::detail::StableLibrary& m) {
+  m.impl("orthonormalize", &cpu_kernel_or_plain<TORCH_BOX(&orthonormalize), "orthonormalize">);
+  m.impl("range_finder", &cpu_kernel_or_plain<TORCH_BOX(&range_finder), "range_finder">);
+  m.impl("rsvd", &cpu_kernel_or_plain<TORCH_BOX(&rsvd), "rsvd">);
+  m.impl("low_rank_approx", &cpu_kernel_or_plain<TORCH_BOX(&low_rank_approx), "low_rank_approx">);
+}
+
+}  // namespace
+}  // namespace lrk::binding
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lrk, m) {
+  m.def("orthonormalize(Tensor a) -> (Tensor Q, Tensor R)");
+  m.def(
+      "range_finder(Tensor a, SymInt rank, Tensor? q0=None, *, int oversample=-1, int power_iters=1, SymInt seed=0) "
+      "-> Tensor");
+  m.def(
+      "rsvd(Tensor a, SymInt rank, Tensor? q0=None, *, int oversample=-1, int power_iters=1, SymInt seed=0, "
+      "str check=\"auto\", float broadening=0.0) -> (Tensor U, Tensor S, Tensor V)");
+  m.def("low_rank_approx(Tensor a, SymInt rank, *, SymInt seed=0) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
+  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+}

@@ -1,0 +1,46 @@
+#include "torch/sketch_matrices.h"
+
+#include <array>
+
+#include "lrk/lowrank.h"
+
+namespace lrk::binding {
+namespace {
+
+/// A tensor on the memory of a view, for one call.
+Tensor borrowed(const MatrixView& view) {
+  const std::array<int64_t, 2> sizes{view.rows, view.cols}, strides{view.row_stride, view.col_stride};
+  return torch::stable::from_blob(const_cast<void*>(view.data), {sizes.data(), 2}, {strides.data(), 2},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU),
+                                  view.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
+}
+
+}  // namespace
+
+Tensor stack_of_matrices(const Tensor& tensor) {
+  const int64_t dims = tensor.dim();
+  int64_t count = 1;
+  for (int64_t i = 0; i + 2 < dims; ++i) count *= tensor.size(i);
+  return torch::stable::reshape(tensor, {count, tensor.size(dims - 2), tensor.size(dims - 1)});
+}
+
+std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols) {
+  std::vector<int64_t> sizes(a.sizes().begin(), a.sizes().end() - 2);
+  if (rows >= 0) sizes.push_back(rows);
+  if (cols >= 0) sizes.push_back(cols);
+  return sizes;
+}
+
+MatrixProduct matrix_product(const Execution& execution) {
+  return [&execution](const MatrixView& a, const MatrixView& b, const MutableMatrixView& out) -> Status {
+    LinearArgs args;
+    args.s = a, args.up = b.transposed(), args.y = out;
+    const LowRankBackend& own = lowrank_cpu();
+    if (!own.library_linear(args, execution.context())) return own.linear(args, execution.context());
+    record_dispatch("library_gemm");
+    aten_addmm_cpu(borrowed(out), std::nullopt, borrowed(a), borrowed(b), 1.0);
+    return {};
+  };
+}
+
+}  // namespace lrk::binding

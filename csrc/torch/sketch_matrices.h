@@ -1,0 +1,22 @@
+// Between tensors and the torch-free algorithms of lrk/sketch.h: stacks of matrices, and products by torch's GEMM where
+// that is the faster one.
+#pragma once
+
+#include "lrk/sketch.h"
+#include "torch/bridge.h"
+
+namespace lrk::binding {
+
+/// [..., rows, cols] as [count, rows, cols].
+Tensor stack_of_matrices(const Tensor& tensor);
+
+/// `a`'s leading dimensions with `rows`, `cols` last, or with what is not negative of them.
+std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols);
+
+/// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
+MatrixProduct matrix_product(const Execution& execution);
+
+/// float32, or float64 of float64: in what the family computes.
+inline ScalarType wide_dtype(const Tensor& a) { return wider(a.scalar_type(), ScalarType::Float); }
+
+}  // namespace lrk::binding

@@ -1,0 +1,250 @@
+// The parts of the sketch family that no Python test can see alone: eigenvalues, small singular value decompositions
+// and triangles in float64 against their definitions, which rung of the QR ladder a matrix needs, and work memory that
+// is not initialised.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <list>
+#include <string>
+#include <vector>
+
+#include "cpu/sketch/orthonormalize.h"
+#include "cpu/sketch/sketch_matrix.h"
+#include "cpu/sketch/small_dense.h"
+#include "cpu/sketch/small_svd.h"
+
+namespace {
+
+using namespace lrk;
+using Dense = std::vector<double>;  // row-major
+
+int failures = 0, checks = 0;
+
+void expect(bool condition, const std::string& what) {
+  ++checks;
+  if (condition) return;
+  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+/// Memory full of NaNs, all on this thread.
+struct TestContext {
+  std::list<std::vector<double>> memory;
+  Context context;
+
+  TestContext() {
+    context.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) { body(0, tasks); };
+    context.allocate = [this](size_t bytes) -> void* {
+      memory.emplace_back(bytes / 8 + 64, std::numeric_limits<double>::quiet_NaN());
+      const auto address = reinterpret_cast<uintptr_t>(memory.back().data());
+      return reinterpret_cast<void*>((address + 255) / 256 * 256);
+    };
+  }
+};
+
+/// Uniform in [-1, 1).
+Dense random(int64_t count, uint64_t seed) {
+  Dense values;
+  for (int64_t i = 0; i < count; ++i) values.push_back(philox_element(seed, uint64_t(i)) / 2147483648.0 - 1);
+  return values;
+}
+
+/// The largest entry of |rows rowsT - I| of `count` rows.
+double distance_from_orthonormal(const double* rows, int64_t count, int64_t length) {
+  double worst = 0;
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < length; ++k) sum += rows[i * length + k] * rows[j * length + k];
+      worst = std::fmax(worst, std::fabs(sum - (i == j)));
+      if (std::isnan(sum)) return INFINITY;
+    }
+  return worst;
+}
+
+Dense transposed(const Dense& a, int64_t rows, int64_t cols) {
+  Dense result(a.size());
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) result[size_t(j * rows + i)] = a[size_t(i * cols + j)];
+  return result;
+}
+
+double norm(const Dense& a) {
+  double sum = 0;
+  for (const double value : a) sum += value * value;
+  return std::sqrt(sum);
+}
+
+void check_eigen(const std::string& name, const Dense& a, int64_t size) {
+  Dense vectors = a, values(size_t(size), 0.0), work(size_t(3 * size * size), std::numeric_limits<double>::quiet_NaN());
+  expect(cpu::symmetric_eigen(vectors.data(), size, values.data(), work.data()), name + ": no convergence");
+  expect(distance_from_orthonormal(vectors.data(), size, size) < 1e-13, name + ": vectors are not orthonormal");
+  double worst = 0;
+  for (int64_t k = 0; k < size; ++k) {
+    for (int64_t i = 0; i < size; ++i) {
+      double sum = -values[size_t(k)] * vectors[size_t(k * size + i)];
+      for (int64_t j = 0; j < size; ++j) sum += a[size_t(i * size + j)] * vectors[size_t(k * size + j)];
+      worst = std::fmax(worst, std::fabs(sum));
+    }
+    if (k > 0) expect(values[size_t(k)] <= values[size_t(k - 1)], name + ": values do not descend");
+  }
+  expect(worst <= 1e-14 * double(size) * norm(a), name + ": not an eigenvector, by " + std::to_string(worst));
+}
+
+void check_eigenvalues() {
+  for (const int64_t size : {1, 2, 3, 17, 64, 150}) {
+    const std::string name = "eigen " + std::to_string(size);
+    Dense a = random(size * size, uint64_t(size));
+    for (int64_t i = 0; i < size; ++i)
+      for (int64_t j = 0; j < i; ++j) a[size_t(i * size + j)] = a[size_t(j * size + i)];
+    check_eigen(name, a, size);
+    check_eigen(name + " zero", Dense(size_t(size * size), 0.0), size);
+    check_eigen(name + " ones", Dense(size_t(size * size), 1.0), size);
+    Dense diagonal(size_t(size * size), 0.0), graded = a;
+    for (int64_t i = 0; i < size; ++i) diagonal[size_t(i * size + i)] = double(i % 3);
+    check_eigen(name + " diagonal", diagonal, size);
+    for (int64_t i = 0; i < size; ++i)
+      for (int64_t j = 0; j < size; ++j) graded[size_t(i * size + j)] *= std::pow(10.0, -double(i + j) / 4);
+    check_eigen(name + " graded", graded, size);
+  }
+}
+
+void check_svd(const std::string& name, const Dense& a, int64_t size) {
+  TestContext test;
+  const MatrixProduct own;
+  cpu::Workbench bench(test.context, own);
+  Dense left(size_t(size * size)), right = left, values(static_cast<size_t>(size));
+  const Status status = cpu::small_svd(bench, a.data(), size, 0x1p-50, left.data(), values.data(), right.data());
+  expect(status.ok(), name + ": " + status.message);
+  expect(distance_from_orthonormal(left.data(), size, size) < 1e-12, name + ": left vectors");
+  expect(distance_from_orthonormal(right.data(), size, size) < 1e-12, name + ": right vectors");
+  Dense difference = a;
+  for (int64_t k = 0; k < size; ++k) {
+    const double* const row = right.data() + k * size;
+    expect(values[size_t(k)] >= 0 && (k == 0 || values[size_t(k)] <= values[size_t(k - 1)]), name + ": order");
+    for (int64_t i = 0; i < size; ++i)
+      for (int64_t j = 0; j < size; ++j)
+        difference[size_t(i * size + j)] -= left[size_t(k * size + i)] * values[size_t(k)] * row[j];
+  }
+  double largest = 0, worst = 0;
+  for (const double value : a) largest = std::fmax(largest, std::fabs(value));
+  for (const double value : difference) worst = std::fmax(worst, std::fabs(value));
+  expect(worst <= 1e-14 * double(size) * largest, name + ": the factors' product is off");
+}
+
+void check_small_svds() {
+  for (const int64_t size : {1, 2, 9, 40, 96}) {
+    const std::string name = "svd " + std::to_string(size);
+    const Dense a = random(size * size, uint64_t(100 + size));
+    check_svd(name, a, size);
+    check_svd(name + " zero", Dense(size_t(size * size), 0.0), size);
+    check_svd(name + " ones", Dense(size_t(size * size), 1.0), size);
+    for (const double step : {0.5, 4.0, 30.0}) {
+      Dense graded = a, tiny = a;
+      for (int64_t i = 0; i < size; ++i)
+        for (int64_t j = 0; j < size; ++j)
+          graded[size_t(i * size + j)] *= std::pow(10.0, -std::fmin(step * double(j), 290));
+      check_svd(name + " graded", graded, size);
+      for (double& value : tiny) value *= std::pow(10.0, -9 * step);
+      check_svd(name + " tiny", tiny, size);
+    }
+  }
+}
+
+void check_triangles() {
+  const int64_t rows = 30, cols = 12;
+  for (const bool deficient : {false, true}) {
+    Dense columns = random(cols * rows, 7), r(size_t(cols * cols)), work(static_cast<size_t>(cols));
+    if (deficient) {
+      std::fill_n(columns.begin() + 3 * rows, rows, 0.0);
+      std::copy_n(columns.begin(), rows, columns.begin() + 8 * rows);
+    }
+    const Dense before = columns;
+    cpu::householder_qr(columns.data(), rows, cols, r.data(), work.data());
+    expect(distance_from_orthonormal(columns.data(), cols, rows) < 1e-14, "householder_qr: not orthonormal");
+    double worst = 0;
+    for (int64_t j = 0; j < cols; ++j) {
+      expect(r[size_t(j * cols + j)] >= 0, "householder_qr: a negative diagonal");
+      for (int64_t i = 0; i < rows; ++i) {
+        double sum = -before[size_t(j * rows + i)];
+        for (int64_t k = 0; k <= j; ++k) sum += columns[size_t(k * rows + i)] * r[size_t(k * cols + j)];
+        worst = std::fmax(worst, std::fabs(sum));
+      }
+    }
+    expect(worst < 1e-13, "householder_qr: Q R is off by " + std::to_string(worst));
+    if (deficient) continue;
+    // The triangle again, from the Gram matrix; and its inverse.
+    Dense gram(size_t(cols * cols), 0.0), inverse = gram, product = gram;
+    for (int64_t i = 0; i < cols; ++i)
+      for (int64_t j = 0; j < cols; ++j)
+        gram[size_t(i * cols + j)] = cpu::dot(before.data() + i * rows, before.data() + j * rows, rows);
+    const double pivot = cpu::cholesky(gram.data(), cols, 1e-10);
+    expect(pivot > 1e-3 && pivot <= 1, "cholesky: the smallest pivot");
+    for (size_t i = 0; i < gram.size(); ++i) expect(std::fabs(gram[i] - r[i]) < 1e-12, "cholesky: another triangle");
+    cpu::invert_upper(gram.data(), cols, inverse.data());
+    cpu::multiply_upper(gram.data(), inverse.data(), cols, product.data());
+    for (int64_t i = 0; i < cols * cols; ++i)
+      expect(std::fabs(product[size_t(i)] - (i % (cols + 1) == 0)) < 1e-12, "invert_upper");
+  }
+  for (const double bad : {0.0, -1.0, 1e-14, double(NAN), double(INFINITY)}) {
+    Dense gram{1, 0, 0, bad == 1e-14 ? 1.0 : bad};
+    if (bad == 1e-14) gram[1] = gram[2] = std::sqrt(1 - bad);  // nearly the same column twice
+    expect(cpu::cholesky(gram.data(), 2, 1e-11) == 0, "cholesky takes a pivot of " + std::to_string(bad));
+  }
+}
+
+/// Which rung makes the columns orthonormal, of a matrix whose columns lean towards the first by `angle`.
+void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* name) {
+  const int64_t cols = 20;
+  Dense q = random(rows * cols, 11);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 1; j < cols; ++j) q[size_t(i * cols + j)] = q[size_t(i * cols)] + angle * q[size_t(i * cols + j)];
+  const Dense before = q;
+  Dense r(size_t(cols * cols));
+  TestContext test;
+  const MatrixProduct own;
+  cpu::Workbench bench(test.context, own);
+  cpu::QrRung rung{};
+  const Status status = cpu::orthonormalize<double>(bench, q.data(), rows, cols, r.data(), &rung);
+  expect(status.ok() && rung == expected, std::string(name) + ": on rung " + std::to_string(int(rung)));
+  expect(distance_from_orthonormal(transposed(q, rows, cols).data(), cols, rows) < 1e-13, std::string(name) + ": q");
+  double worst = 0;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
+      double sum = -before[size_t(i * cols + j)];
+      for (int64_t k = 0; k <= j; ++k) sum += q[size_t(i * cols + k)] * r[size_t(k * cols + j)];
+      worst = std::fmax(worst, std::fabs(sum));
+    }
+  expect(worst < 1e-13, std::string(name) + ": q r is off by " + std::to_string(worst));
+}
+
+void check_sparse_rows() {
+  for (const int64_t size : {1, 5, 8, 9, 64}) {
+    for (int64_t row = 0; row < 200; ++row) {
+      int64_t columns[cpu::kSparseSigns];
+      bool negative[cpu::kSparseSigns];
+      const int64_t count = cpu::sparse_sign_row(3, row, size, columns, negative);
+      expect(count == std::min<int64_t>(8, size), "sparse_sign_row: how many");
+      for (int64_t i = 0; i < count; ++i) {
+        expect(columns[i] >= 0 && columns[i] < size, "sparse_sign_row: a column out of range");
+        for (int64_t j = 0; j < i; ++j) expect(columns[i] != columns[j], "sparse_sign_row: a column twice");
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_eigenvalues();
+  check_small_svds();
+  check_triangles();
+  check_ladder(400, 1.0, cpu::QrRung::kGram, "well conditioned");
+  check_ladder(400, 1e-3, cpu::QrRung::kGram, "leaning");
+  check_ladder(400, 1e-8, cpu::QrRung::kSketch, "ill conditioned");
+  check_ladder(400, 0.0, cpu::QrRung::kSketch, "of rank one");
+  check_ladder(30, 1e-8, cpu::QrRung::kHouseholder, "ill conditioned and short");
+  check_ladder(20, 0.0, cpu::QrRung::kHouseholder, "square and of rank one");
+  check_sparse_rows();
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures == 0 && checks > 1000 ? 0 : 1;
+}

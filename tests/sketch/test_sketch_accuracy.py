@@ -1,0 +1,150 @@
+"""What the sketch family's kernels promise: orthogonality, distance to the optimum, a bound that is one. By NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from spectra import SPECTRA, best_error, matrix, noise, orthogonality_error
+from test_sketch_reference import adversaries
+
+import lrkernels
+
+DECAYS = {
+    "exponential": lambda i, n: 0.97**i,
+    "polynomial": lambda i, n: 1 / (1 + i),
+    "steep": lambda i, n: 0.5**i,
+}
+
+
+def approximation_error(a, u, s, v):
+    return torch.linalg.matrix_norm(a - (u.double() * s.double()) @ v.double().mT).item()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("decay", (*DECAYS, "flat"))
+@pytest.mark.parametrize("rank", (4, 32))
+def test_rsvd_is_nearly_optimal(decay, dtype, rank):
+    """1.02 times the best error where singular values decay, 1.03 where they do not."""
+    a = noise(400, 300) if decay == "flat" else matrix(400, 300, DECAYS[decay])
+    a = a.to(dtype)
+    u, s, v = lrkernels.rsvd(a, rank)
+    assert max(orthogonality_error(u), orthogonality_error(v)) < 1e-6
+    rounding = 0 if dtype == torch.float64 else 1e-6 * a.double().norm()
+    allowed = 1.03 if decay == "flat" else 1.02
+    assert approximation_error(a.double(), u, s, v) <= allowed * best_error(a, rank) + rounding
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", ((90, 60), (60, 90), (70, 70), (300, 20)), ids=str)
+def test_full_rank_is_the_whole_decomposition(shape, spectrum):
+    for dtype, rounding in ((torch.float32, 3e-6), (torch.float64, 1e-13)):
+        a = matrix(*shape, SPECTRA[spectrum]).to(dtype)
+        u, s, v = lrkernels.rsvd(a, min(shape))
+        assert max(orthogonality_error(u), orthogonality_error(v)) < rounding
+        assert approximation_error(a.double(), u, s, v) <= rounding * a.double().norm()
+        exact = np.linalg.svd(a.double().numpy(), compute_uv=False)
+        np.testing.assert_allclose(s.double(), exact, rtol=0, atol=rounding * exact[0])
+        assert (s.diff() <= 0).all() and (u.gather(0, u.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("condition", (1.0, 1e3, 1e6, 1e9, 1e12, 1e30))
+@pytest.mark.parametrize("shape", ((700, 40), (45, 40), (40, 40), (64, 1), (30, 50)), ids=str)
+def test_orthonormalize(shape, condition, dtype):
+    values = np.logspace(0, -np.log10(condition), min(shape))
+    a = matrix(*shape, values).to(dtype)
+    q, r = lrkernels.orthonormalize(a)
+    rounding = 1e-6 if dtype == torch.float32 else 1e-14
+    assert orthogonality_error(q) < rounding * 10
+    assert torch.linalg.matrix_norm(q.double() @ r.double() - a.double()) <= 10 * rounding * a.double().norm()
+    assert (r.tril(-1) == 0).all() and (r.diagonal() >= 0).all()
+
+
+def awkward(name):
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(500, 24, generator=generator)
+    return {
+        "zero": torch.zeros(500, 24),
+        "a zero column": torch.where(torch.arange(24) == 5, 0, a),
+        "equal columns": a[:, :3].repeat(1, 8),
+        "ones": torch.ones(500, 24),
+        "scales": a * 10.0 ** torch.linspace(-36, 36, 24),
+        "tiny": a * 1e-36,
+        "huge": a * 1e36,
+        "Läuchli": torch.cat([torch.ones(1, 24), 1e-7 * torch.eye(24), torch.zeros(475, 24)]),
+        "one row": torch.eye(500, 24) * 0 + torch.nn.functional.pad(a[:1], (0, 0, 0, 499)),
+    }[name]
+
+
+AWKWARD = ("zero", "a zero column", "equal columns", "ones", "scales", "tiny", "huge", "Läuchli", "one row")
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_any_rank_and_any_scale(name):
+    for a in (awkward(name), awkward(name)[:30], awkward(name)[:24], awkward(name)[:10]):
+        q, r = lrkernels.orthonormalize(a)
+        assert orthogonality_error(q) < 1e-5
+        # Column by column: a small column next to a large one keeps its digits.
+        errors = (q.double() @ r.double() - a.double()).norm(dim=0)
+        assert (errors <= 3e-6 * a.double().norm(dim=0)).all(), errors
+        for rank in (1, 7):
+            u, s, v = lrkernels.rsvd(a, rank)
+            assert max(orthogonality_error(u), orthogonality_error(v)) < 1e-5
+            assert s.isfinite().all() and (s >= 0).all()
+
+
+@pytest.mark.parametrize("shape", ((60, 40), (40, 60), (50, 50), (33, 1)), ids=str)
+def test_exact_polar_factor(shape):
+    for dtype, rounding in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        a = matrix(*shape, lambda i, n: 0.8**i).to(dtype)
+        q = lrkernels.polar(a, method="exact")
+        tall = q if shape[0] >= shape[1] else q.mT
+        assert orthogonality_error(tall) < rounding
+        h = q.double().mT @ a.double() if shape[0] >= shape[1] else a.double() @ q.double().mT
+        assert (h - h.mT).abs().max() < rounding and np.linalg.eigvalsh(h.numpy()).min() > -rounding
+
+
+def test_the_cubic_iteration_converges():
+    a = matrix(40, 30, lambda i, n: 0.9**i).float()
+    q = lrkernels.polar(a, method="cubic", steps=40)
+    assert orthogonality_error(q) < 1e-5
+    torch.testing.assert_close(q, lrkernels.polar(a, method="exact"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_the_bound_is_never_below_the_norm(dtype):
+    for a in adversaries(4000):
+        weight = torch.from_numpy(np.ascontiguousarray(a)).to(dtype)
+        largest = float(weight.abs().max())
+        if largest == 0:
+            continue
+        norm = np.linalg.svd(weight.double().numpy() / largest, compute_uv=False)[0]
+        bound = torch.ops.lrk.spectral_norm_bound(weight, iters=6).double().item() / largest
+        assert norm * (1 - 1e-14) <= bound <= norm * min(a.shape) ** 2.0**-8 * (1 + 1e-6), a.shape
+
+
+@pytest.mark.parametrize("iters", (0, 1, 6, 12))
+def test_the_bound_of_larger_matrices(iters):
+    for seed in range(20):
+        a = noise(90, 70, seed).float() * 10.0 ** (3 * seed - 30)
+        norm = np.linalg.svd(a.double().numpy(), compute_uv=False)[0]
+        assert (
+            norm
+            <= lrkernels.spectral_norm_bound(a, iters=iters).item()
+            <= norm * 70 ** (2.0 ** -(iters + 2)) * (1 + 1e-6)
+        )
+
+
+def test_a_warm_start_follows_a_subspace():
+    a = matrix(200, 150, lambda i, n: 0.9**i).float()
+    exact = np.linalg.svd(a.double().numpy())[0][:, :8]
+    basis = torch.from_numpy(exact).float()
+    perturbed = basis + 0.02 * torch.randn(basis.shape)
+    cold, warm = (lrkernels.range_finder(a, 8, q, oversample=0, power_iters=0) for q in (None, perturbed))
+    cosines = [np.linalg.svd(exact.T @ q.double().numpy(), compute_uv=False).min() for q in (cold, warm)]
+    assert cosines[1] > 0.999 > cosines[0]
+
+
+def test_more_power_steps_are_better():
+    a = matrix(200, 200, lambda i, n: 1 / (1 + i) ** 0.5)
+    errors = [approximation_error(a, *lrkernels.rsvd(a, 10, power_iters=q, oversample=4)) for q in (0, 1, 2)]
+    assert errors[0] > errors[1] > errors[2] >= best_error(a, 10)
