@@ -103,7 +103,7 @@ CHECKED := $(ROOT)/build/checked
 checked: environment
 	@$(CONFIGURE) -B $(CHECKED) -DLRK_CUDA=OFF -DLRK_EMULATOR=CHECKED
 	@cmake --build $(CHECKED) --parallel $(JOBS)
-	@ctest --test-dir $(CHECKED) -R 'emulator|cuda|mutant' --output-on-failure
+	@ctest --test-dir $(CHECKED) -R 'emulator|cuda|mutant|orthogonal|square' --output-on-failure
 	@LRK_EMULATOR=checked LRK_CUDA=0 LRK_BUILD_DIR=$(CHECKED) \
 	  $(PY) setup.py --quiet build --build-lib $(CHECKED)/python --build-temp $(CHECKED)/extensions
 	@PYTHONPATH=$(CHECKED)/python $(PY) -c "import lrkernels; assert lrkernels.build_info()['emulator_checked']"
