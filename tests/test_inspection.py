@@ -1,6 +1,7 @@
 """build_info, explain, trace, force, the reference switch and what happens where there is no kernel."""
 
 import platform
+import re
 import threading
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def test_explain_names_the_kernels_that_trace_then_sees(device):
     assert all(plan.reason for plan in plans)
     assert [plan.kernel for plan in plans] == kernels
     assert "project" in str(plans) and "because" in str(plans)
+
+
+def test_explain_prints_equal_neighbours_once():
+    explanation = lrkernels.explain("cayley_rectangular", torch.randn(300, 200))
+    text = str(explanation)
+    assert text.count("because") < len(explanation)
+    counts = [int(number) for number in re.findall(r", (\d+) times$", text, re.MULTILINE)]
+    assert counts and sum(counts) + text.count("because") - len(counts) == len(explanation)
 
 
 @pytest.mark.parametrize("name", ("library_gemm", "lowrank_linear", "lowrank_expand"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import json
 import os
 import platform
@@ -58,11 +59,16 @@ class Plan:
 
 
 class Explanation(list[Plan]):
-    """The kernels of one call, in order; prints as text."""
+    """The kernels of one call, in order; prints as text, neighbours that are the same once."""
 
     def __str__(self) -> str:
         because = ": LRK_REFERENCE=1 asks for the plain torch expressions" if reference_only() else ""
-        return "\n".join(map(str, self)) or f"no kernel of lrkernels would run{because}"
+        lines = []
+        for text, alike in itertools.groupby(map(str, self)):
+            times = sum(1 for _ in alike)
+            name, rest = text.split("\n", 1)
+            lines.append(f"{name}{f', {times} times' if times > 1 else ''}\n{rest}")
+        return "\n".join(lines) or f"no kernel of lrkernels would run{because}"
 
 
 def explain(op: str | Callable, *args, **kwargs) -> Explanation:
