@@ -9,8 +9,9 @@
 namespace lrk::binding {
 namespace {
 
-bool uses_library(const OrthogonalBackend& backend, const MatrixView& x, const MatrixView& blocks, int64_t block) {
-  return !planning() && backend.library_block_diagonal != nullptr && backend.library_block_diagonal(x, blocks, block);
+template <class Args>
+bool uses_library(bool (*preferred)(const Args&), const Args& args) {
+  return !planning() && preferred != nullptr && preferred(args);
 }
 
 /// [rows, count block] as a stack of [count, rows, block], or as [rows count, block] where all have one matrix.
@@ -53,7 +54,7 @@ Tensor block_diagonal_apply(const Tensor& x, const Tensor& blocks, bool transpos
   BlockDiagonalArgs args;
   args.x = matrix_view(rows), args.blocks = matrix_view(matrices), args.y = mutable_view(y);
   args.block = blocks.size(2), args.transpose = transpose;
-  if (x.numel() > 0 && uses_library(backend, args.x, args.blocks, args.block)) {
+  if (x.numel() > 0 && uses_library(backend.library_block_diagonal, args)) {
     library_apply(rows, blocks, transpose, matrix_of(y));
     return y;
   }
@@ -78,7 +79,7 @@ std::tuple<Tensor, Tensor> block_diagonal_backward(const Tensor& grad, const Ten
   args.block = blocks.size(2), args.transpose = transpose;
   if (needs_dx) args.dx = mutable_view(dx);
   args.dblocks = mutable_view(dblocks);
-  if (uses_library(backend, args.grad, args.blocks, args.block)) {
+  if (uses_library(backend.library_block_diagonal_backward, args)) {
     if (needs_dx) library_apply(grad_rows, blocks, !transpose, matrix_of(dx));
     library_gradient(transpose ? grad_rows : x_rows, transpose ? x_rows : grad_rows, dblocks);
     return {dx, dblocks};

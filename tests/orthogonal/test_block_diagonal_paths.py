@@ -43,6 +43,18 @@ def test_half_has_no_other_way_than_the_kernel():
     assert len(kernels) == 1 and kernels[0].startswith("block_diagonal")
 
 
+@pytest.mark.parametrize("name", ("block_diagonal_backward", "library_gemm", None))
+def test_the_plan_of_the_gradient_is_what_runs(name):
+    x, blocks = make("cpu", torch.float32, (2, 256))
+    arguments, scalars = (torch.randn_like(x), x, blocks), {"transpose": False, "needs_dx": True}
+    backward = torch.ops.lrk._block_diagonal_backward
+    with lrkernels.force(name) if name else lrkernels.trace():
+        (plan,) = lrkernels.explain(backward, *arguments, **scalars)
+        with lrkernels.trace() as kernels:
+            backward(*arguments, **scalars)
+    assert {plan.kernel} == set(kernels)
+
+
 @pytest.mark.parametrize("block", (32, 256))
 @pytest.mark.parametrize("name", (*NAMES, None))
 def test_explain_agrees_with_the_trace(block, name):

@@ -1,5 +1,7 @@
 """What the sketch family's kernels promise: orthogonality, distance to the optimum, a bound that is one. By NumPy."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,99 @@ def test_more_power_steps_are_better():
     a = matrix(200, 200, lambda i, n: 1 / (1 + i) ** 0.5)
     errors = [approximation_error(a, *lrkernels.rsvd(a, 10, power_iters=q, oversample=4)) for q in (0, 1, 2)]
     assert errors[0] > errors[1] > errors[2] >= best_error(a, 10)
+
+
+def hidden_dependence(rows, distance):
+    """Two columns that nearly coincide, before one that needs what they differ by."""
+    q = torch.linalg.qr(torch.randn(rows, 3, dtype=torch.float64))[0]
+    return torch.stack([q[:, 0], q[:, 0] + distance * q[:, 1], q[:, 1] + q[:, 2]], 1)
+
+
+def chain(rows, cols):
+    """Columns of length 1 that each lean on the one before: pivots of 0.26, a condition number of 1.7^cols."""
+    q = torch.linalg.qr(torch.randn(rows, cols, dtype=torch.float64))[0]
+    return torch.cat([q[:, :1], 0.86 * q[:, :-1] + 0.51 * q[:, 1:]], 1)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("rows", (30, 500))
+@pytest.mark.parametrize("name", ("1e-3", "1e-5", "1e-8", "1e-10", "1e-14", "chain"))
+def test_orthonormalize_solves_rather_than_inverts(name, rows, dtype):
+    a = (chain(rows, 28) if name == "chain" else hidden_dependence(rows, float(name))).to(dtype)
+    q, r = lrkernels.orthonormalize(a)
+    rounding = torch.finfo(dtype).eps
+    assert orthogonality_error(q) <= 40 * rounding
+    assert torch.linalg.matrix_norm(q.double() @ r.double() - a.double()) <= 40 * rounding * a.double().norm()
+
+
+@pytest.mark.parametrize("bad", (np.inf, -np.inf, np.nan))
+@pytest.mark.parametrize("shape", ((100, 1), (100, 4), (6, 4), (4, 9)), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+def test_nan_and_inf_are_passed_on(dtype, shape, bad):
+    a = torch.randn(shape).to(dtype)
+    a[1, 0] = bad
+    for results in (
+        lrkernels.orthonormalize(a),
+        [lrkernels.polar(a)],
+        [lrkernels.polar(a, method="exact")],
+        [lrkernels.range_finder(a, 1)],
+        lrkernels.rsvd(a, 1, check="ignore"),
+        [lrkernels.spectral_norm_bound(a)],
+    ):
+        assert not any(result.isfinite().all() for result in results)
+
+
+@pytest.mark.parametrize("scale", (1e-25, 1e-12, 1e10, 1e20))
+def test_gradients_do_not_depend_on_scale(scale):
+    """That of A_k is the same, that of U and V is divided by the scale."""
+    a, grad = torch.randn(9, 7), torch.randn(9, 7)
+    gu, gv = torch.randn(9, 2), torch.randn(7, 2)
+
+    def gradients(a):
+        a = a.clone().requires_grad_()
+        (of_product,) = torch.autograd.grad(lrkernels.low_rank_approx(a, 2), a, grad)
+        u, _, v = lrkernels.rsvd(a, 2, broadening=1e-3)
+        return of_product, torch.autograd.grad((u, v), a, (gu, gv))[0]
+
+    expected, scaled = gradients(a), gradients(a * scale)
+    torch.testing.assert_close(scaled[0], expected[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scaled[1].double() * scale, expected[1].double(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_short_column_has_its_gradient():
+    a = torch.randn(20000, 2) * torch.tensor([1.0, 0.01])
+    grads = torch.randn(20000, 2), torch.randn(2, 2)
+
+    def gradient(a):
+        a = a.clone().requires_grad_()
+        return torch.autograd.grad(lrkernels.orthonormalize(a), a, [g.to(a.dtype) for g in grads])[0]
+
+    exact = gradient(a.double())
+    assert exact[:, 1].norm() > 1
+    torch.testing.assert_close(gradient(a).double(), exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
+
+
+def test_the_bound_at_zero_and_among_subnormal_numbers():
+    weight = torch.zeros(3, 4, 4).index_fill_(0, torch.tensor([1]), 1.0).requires_grad_()
+    bound = lrkernels.spectral_norm_bound(weight)
+    assert (bound[[0, 2]] == 0).all()
+    assert torch.autograd.grad(bound.sum(), weight)[0].isfinite().all()
+    least = 5e-324
+    for count in (2, 3, 10):  # sqrt(count) times the least, which rounds down
+        assert lrkernels.spectral_norm_bound(torch.full((1, count), least, dtype=torch.float64)) >= 2 * least
+
+
+def test_the_bound_of_integers_is_one():
+    """‖u·vᵀ‖² = ‖u‖²‖v‖² is an integer here, and so is compared exactly."""
+    for _ in range(200):
+        u, v = (np.random.randint(-50, 51, size) for size in np.random.randint(1, 9, 2))
+        square = int((u * u).sum()) * int((v * v).sum())
+        for dtype in (torch.float32, torch.float64):
+            bound = lrkernels.spectral_norm_bound(torch.as_tensor(np.outer(u, v)).to(dtype)).item()
+            assert Fraction(bound) ** 2 >= square
+
+
+def test_nothing_of_rank_zero_has_a_gradient():
+    a = torch.randn(5, 4, requires_grad=True)
+    u, s, v = lrkernels.rsvd(a, 0, broadening=1e-3)
+    assert (torch.autograd.grad(u.sum() + s.sum() + v.sum(), a)[0] == 0).all()

@@ -102,8 +102,12 @@ Plan plan_block_diagonal(const BlockDiagonalArgs& args, const Context&) {
                                                   : cpu::block_diagonal_workspace<float>(args)));
 }
 
-bool library_block_diagonal(const MatrixView& x, const MatrixView& blocks, int64_t block) {
-  return library_blocks("block_diagonal", x, blocks, block);
+bool library_block_diagonal(const BlockDiagonalArgs& args) {
+  return library_blocks("block_diagonal", args.x, args.blocks, args.block);
+}
+
+bool library_block_diagonal_backward(const BlockDiagonalBackwardArgs& args) {
+  return library_blocks("block_diagonal_backward", args.grad, args.blocks, args.block);
 }
 
 Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
@@ -153,7 +157,8 @@ const OrthogonalBackend& orthogonal_cpu() {
                                              plan_block_diagonal_backward,
                                              block_diagonal_backward,
                                              kernel_names,
-                                             library_block_diagonal};
+                                             library_block_diagonal,
+                                             library_block_diagonal_backward};
   return backend;
 }
 

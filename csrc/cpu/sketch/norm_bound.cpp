@@ -15,6 +15,12 @@ double element(const MatrixView& view, int64_t i, int64_t j) {
                                        : double(static_cast<const float*>(view.data)[at]);
 }
 
+/// The lower triangle mirrored: a GEMM need not round both alike, and the bound is one of symmetric matrices.
+void symmetrize(double* gram, int64_t size) {
+  for (int64_t i = 0; i < size; ++i)
+    for (int64_t j = i + 1; j < size; ++j) gram[i * size + j] = gram[j * size + i];
+}
+
 double sum_of_squares(const double* x, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
@@ -50,6 +56,7 @@ Status norm_bound(const SpectralNormBoundArgs& args, const Context& context) {
   const double slack = 1 + 0x1p-53 * double(std::max(rows, size) * size + 8);  // of the sums of squares
   const MatrixView matrix = view_of<double>(static_cast<const double*>(w), rows, size);
   LRK_RETURN_IF_FAILED(bench.product(matrix.transposed(), matrix, view_of(gram, size, size)));
+  symmetrize(gram, size);
   double frobenius = std::sqrt(sum_of_squares(gram, size * size));
   struct Step {
     double frobenius;
@@ -63,14 +70,16 @@ Status norm_bound(const SpectralNormBoundArgs& args, const Context& context) {
     steps.push_back({std::ldexp(frobenius, -exponent) * slack, exponent});
     const MatrixView g = view_of<double>(static_cast<const double*>(gram), size, size);
     LRK_RETURN_IF_FAILED(bench.product(g, g, view_of(next, size, size)));
-    std::copy_n(next, size * size, gram);
+    std::copy_n(next, size * size, gram), symmetrize(gram, size);
     frobenius = std::sqrt(sum_of_squares(gram, size * size));
   }
   double bound = frobenius * slack;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step)
     bound = std::ldexp(std::sqrt(bound + gamma * step->frobenius * step->frobenius) * root_slack, step->exponent);
   const double squared = bound + gamma * sum_of_squares(w, rows * size) * slack;
-  *args.bound = std::ldexp(std::sqrt(squared) * root_slack, shift);
+  constexpr double kLeastNormal = std::numeric_limits<double>::min();
+  const double scaled = std::ldexp(std::sqrt(squared) * root_slack, shift);  // exact but for subnormal numbers
+  *args.bound = scaled < kLeastNormal ? std::nextafter(scaled, kLeastNormal) : scaled;
   return {};
 }
 

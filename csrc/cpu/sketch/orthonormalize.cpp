@@ -9,9 +9,12 @@
 namespace lrk::cpu {
 namespace {
 
-/// A pivot (squared, of unit columns) below which a float64 Gram matrix is not trusted, and one above which the columns
-/// are as orthogonal as a pass by this triangle leaves them.
-constexpr double kLeastPivot = 1e-11, kOrthogonalPivot = 0.25;
+/// A pivot (squared, of unit columns) below which a float64 Gram matrix is not trusted.
+constexpr double kLeastPivot = 1e-11;
+/// A bound of |R^-1| (of unit columns) up to which a pass leaves as much of orthogonality as there is to have.
+constexpr double kMostSpread = 4;
+/// How often roundings may be in A - Q R beside those of A, where a triangle is wanted.
+constexpr double kMostGrowth = 32;
 constexpr int kMostPasses = 4;
 
 /// Of a column's length: what is left of it beside the columns before, if it depends on them.
@@ -32,8 +35,14 @@ class ColumnQr {
     gram_ = bench_.scratch.take<double>(square_), inverse_ = bench_.scratch.take<double>(square_);
     narrow_ = bench_.scratch.take<T>(square_);
     exponents_ = bench_.scratch.take<int>(cols_);
+    weights_ = bench_.scratch.take<double>(2 * cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
-    scale_columns();
+    if (!scale_columns()) {  // NaN or Inf: nothing here is a basis
+      std::fill_n(q_, rows_ * cols_, std::numeric_limits<T>::quiet_NaN());
+      if (want_r_) std::fill_n(r, square_, std::numeric_limits<double>::quiet_NaN());
+      if (rung != nullptr) *rung = QrRung::kGram;
+      return {};
+    }
     if (want_r_) std::copy_n(q_, rows_ * cols_, original_);
 
     QrRung reached = QrRung::kGram;
@@ -55,40 +64,101 @@ class ColumnQr {
  private:
   int64_t sketch_rows() const { return 2 * cols_ + 16; }
 
-  /// Columns times powers of two: their largest entries come near 1, exactly.
-  void scale_columns() {
+  /// Columns times powers of two: their largest entries come near 1, exactly. False where one is not finite.
+  bool scale_columns() {
     std::fill_n(exponents_, cols_, 0);
     const auto largest = next_;  // free until the first pass
     std::fill_n(largest, cols_, T(0));
+    T poison = 0;
     for (int64_t i = 0; i < rows_; ++i)
       for (int64_t j = 0; j < cols_; ++j) {
         const T magnitude = std::fabs(q_[i * cols_ + j]);
         largest[j] = magnitude > largest[j] ? magnitude : largest[j];
+        poison += 0 * magnitude;
       }
+    if (poison != 0) return false;
     bool moderate = true;  // as nearly all matrices are: nothing to do
     for (int64_t j = 0; j < cols_; ++j) {
-      if (largest[j] > 0 && std::isfinite(largest[j])) std::frexp(largest[j], &exponents_[j]);
+      if (largest[j] > 0) std::frexp(largest[j], &exponents_[j]);
       moderate = moderate && std::abs(exponents_[j]) < (sizeof(T) == 8 ? 400 : 60);
     }
-    if (moderate) return std::fill_n(exponents_, cols_, 0), void();
+    if (moderate) return std::fill_n(exponents_, cols_, 0), true;
     for (int64_t i = 0; i < rows_; ++i)
       for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = std::ldexp(q_[i * cols_ + j], -exponents_[j]);
+    return true;
   }
 
-  /// q becomes q R^-1 for gram = RT R until R is nearly orthogonal; not orthonormal where a pivot is too small.
+  struct Conditioning {
+    double spread, growth;
+  };
+
+  /// Of the triangle in gram_ and its inverse, with l the lengths of A's columns: sqrt(|S|_1 |S|_inf) >= |S|_2 of
+  /// S = diag(l) |R^-1|, and the most that a product with the rounded inverse adds to a column of A - Q R, in roundings
+  /// of its length: the largest of (l S |R|)_j / l_j.
+  Conditioning conditioning() {
+    double *const lengths = weights_, *const sums = weights_ + cols_;
+    std::fill_n(lengths, 2 * cols_, 0.0);
+    for (int64_t i = 0; i < cols_; ++i)
+      for (int64_t j = i; j < cols_; ++j) lengths[j] += gram_[i * cols_ + j] * gram_[i * cols_ + j];
+    double rows = 0, columns = 0, growth = 0;
+    for (int64_t i = 0; i < cols_; ++i) {
+      lengths[i] = std::sqrt(lengths[i]);
+      double row = 0;
+      for (int64_t k = i; k < cols_; ++k) {
+        const double entry = lengths[i] * std::fabs(inverse_[i * cols_ + k]);
+        row += entry, sums[k] += entry;
+      }
+      rows = std::max(rows, row);
+    }
+    for (int64_t j = 0; j < cols_; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k <= j; ++k) sum += sums[k] * std::fabs(gram_[k * cols_ + j]);
+      columns = std::max(columns, sums[j]), growth = std::max(growth, sum / lengths[j]);
+    }
+    return {std::sqrt(rows * columns), growth};
+  }
+
+  /// q becomes q R^-1 by substitution, a row at a time in float64. Its error in q R is q's rounding alone, where that of
+  /// a product with the inverse grows with |R^-1| |R|.
+  Status substitute(const double* r) {
+    constexpr int64_t kRowsATask = 64;
+    const Scratch::Frame frame(bench_.scratch);
+    const int64_t tasks = ceil_div(rows_, kRowsATask);
+    double* const rows = bench_.scratch.take<double>(tasks * cols_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    run_tasks(bench_.context, tasks, rows_ * square_ / 2, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * kRowsATask; i < std::min(rows_, end * kRowsATask); ++i) {
+        double* const row = rows + i / kRowsATask * cols_;
+        for (int64_t j = 0; j < cols_; ++j) row[j] = double(q_[i * cols_ + j]);
+        for (int64_t k = 0; k < cols_; ++k) {
+          const double* const of_r = r + k * cols_;
+          const double x = row[k] /= of_r[k];
+          for (int64_t j = k + 1; j < cols_; ++j) row[j] -= x * of_r[j];
+        }
+        for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = T(row[j]);
+      }
+    });
+    return {};
+  }
+
+  /// q becomes q R^-1 for gram = RT R until R was well conditioned; not orthonormal where a pivot is too small.
   Status passes(bool* orthonormal) {
     *orthonormal = false;
     for (int pass = 0; pass < kMostPasses; ++pass) {
       const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
       LRK_RETURN_IF_FAILED(bench_.product(q.transposed(), q, view_of(gram_, cols_, cols_)));
-      const double pivot = cholesky(gram_, cols_, kLeastPivot);
-      if (pivot == 0) return {};
+      if (cholesky(gram_, cols_, kLeastPivot) == 0) return {};
       invert_upper(gram_, cols_, inverse_);
-      for (int64_t i = 0; i < square_; ++i) narrow_[i] = T(inverse_[i]);
-      LRK_RETURN_IF_FAILED(
-          bench_.product(q, view_of<T>(static_cast<const T*>(narrow_), cols_, cols_), view_of(next_, rows_, cols_)));
-      std::copy_n(next_, rows_ * cols_, q_);
-      if (pivot >= kOrthogonalPivot) return *orthonormal = true, Status{};
+      const Conditioning triangle = conditioning();
+      if (want_r_ && triangle.growth > kMostGrowth) {
+        LRK_RETURN_IF_FAILED(substitute(gram_));
+      } else {
+        for (int64_t i = 0; i < square_; ++i) narrow_[i] = T(inverse_[i]);
+        LRK_RETURN_IF_FAILED(
+            bench_.product(q, view_of<T>(static_cast<const T*>(narrow_), cols_, cols_), view_of(next_, rows_, cols_)));
+        std::copy_n(next_, rows_ * cols_, q_);
+      }
+      if (triangle.spread <= kMostSpread) return *orthonormal = true, Status{};
     }
     return {};
   }
@@ -98,7 +168,7 @@ class ColumnQr {
     const Scratch::Frame frame(bench_.scratch);
     const int64_t size = sketch_rows();
     double* const sketched = bench_.scratch.take<double>(cols_ * size);
-    double *const work = bench_.scratch.take<double>(cols_), *const wide = bench_.scratch.take<double>(rows_ * cols_);
+    double* const work = bench_.scratch.take<double>(cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (uint64_t attempt = 0; attempt < 4; ++attempt) {
       sketch_columns(sketched, size, attempt);
@@ -109,21 +179,7 @@ class ColumnQr {
     }
     for (int64_t j = 0; j < cols_; ++j)
       if (!(gram_[j * cols_ + j] > 0)) return {};  // NaN, or what four attempts did not mend: left to the third rung
-    invert_upper(gram_, cols_, inverse_);
-    const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
-    const MatrixView inverse = view_of<double>(static_cast<const double*>(inverse_), cols_, cols_);
-    if constexpr (sizeof(T) == 8) {
-      LRK_RETURN_IF_FAILED(bench_.product(q, inverse, view_of(wide, rows_, cols_)));
-    } else {
-      // Sums in float64 of float32 entries: the inverse of an ill-conditioned triangle is not for float32.
-      double* const copy = bench_.scratch.take<double>(rows_ * cols_);
-      if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
-      std::copy_n(q_, rows_ * cols_, copy);
-      LRK_RETURN_IF_FAILED(bench_.product(view_of<double>(static_cast<const double*>(copy), rows_, cols_), inverse,
-                                          view_of(wide, rows_, cols_)));
-    }
-    for (int64_t i = 0; i < rows_ * cols_; ++i) q_[i] = T(wide[i]);
-    return {};
+    return substitute(gram_);
   }
 
   /// OmegaT q of a sparse sign matrix, a column of q a row of `sketched`.
@@ -189,7 +245,7 @@ class ColumnQr {
   const bool want_r_;
   const int64_t square_;
   T *original_ = nullptr, *next_ = nullptr, *narrow_ = nullptr;
-  double *gram_ = nullptr, *inverse_ = nullptr;
+  double *gram_ = nullptr, *inverse_ = nullptr, *weights_ = nullptr;
   int* exponents_ = nullptr;
 };
 

@@ -9,12 +9,13 @@ namespace lrk::cpu {
 enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 
 /// q [rows, cols], cols <= rows, contiguous, becomes an orthonormal basis of its own columns, completed where they are
-/// dependent; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal not negative.
+/// dependent, or NaN where one of them is not finite; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal not negative.
 ///
 /// A ladder; each rung says whether the next is needed by one number, so that a device can do the same without a host:
-///  1. CholeskyQR from a float64 Gram matrix, of columns scaled to unit length, and again until the triangle is nearly
-///     orthogonal: twice, as a rule (Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 2015). Good to a condition
-///     number of 1e5, where float64's Gram matrix loses its digits.
+///  1. CholeskyQR from a float64 Gram matrix, and again until the triangle that was divided by is well conditioned:
+///     twice, as a rule (Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 2015). Good to a condition number of 1e5,
+///     where float64's Gram matrix loses its digits. Q is a product with the triangle's inverse, or, where that would
+///     show in A - Q R and `r` is wanted, solved for by substitution.
 ///  2. The triangle of a sketch of the matrix preconditions it first (Fan, Guo and Lin; Balabanov, "Randomized Cholesky
 ///     QR factorizations", 2022; Higgins, Szyld, Boman and Yamazaki, 2023). Columns that depend on those before are
 ///     replaced by random signs. Good to 1e12.

@@ -100,9 +100,10 @@ struct OrthogonalBackend {
   Plan (*plan_block_diagonal_backward)(const BlockDiagonalBackwardArgs&, const Context&);
   Status (*block_diagonal_backward)(const BlockDiagonalBackwardArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
-  /// Whether a caller that has a library's batched product should leave y_n = x_n R_n and its gradients to it, as
+  /// Whether a caller that has a library's batched product should leave y_n = x_n R_n, or its gradients, to it, as
   /// Plan::library_gemm says too; nullptr: never.
-  bool (*library_block_diagonal)(const MatrixView& x, const MatrixView& blocks, int64_t block) = nullptr;
+  bool (*library_block_diagonal)(const BlockDiagonalArgs&) = nullptr;
+  bool (*library_block_diagonal_backward)(const BlockDiagonalBackwardArgs&) = nullptr;
 };
 
 const OrthogonalBackend& orthogonal_cpu();

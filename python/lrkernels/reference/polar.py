@@ -58,8 +58,22 @@ def _times_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     return x * torch.ldexp(one, half) * torch.ldexp(one, exponent - half)
 
 
+def _root(x: Tensor) -> Tensor:
+    """√x with a gradient of 0 at 0."""
+    return torch.where(x == 0, 0, torch.where(x == 0, 1, x).sqrt())
+
+
+def _frobenius(g: Tensor) -> Tensor:
+    return _root(g.square().sum((-2, -1)))
+
+
+def _symmetric(g: Tensor) -> Tensor:
+    """The lower triangle mirrored: a GEMM need not round both alike, and the bound is one of symmetric matrices."""
+    return g.tril() + g.tril(-1).mT
+
+
 def spectral_norm_bound(weight: Tensor, *, iters: int = 6) -> Tensor:
-    """An upper bound of ‖W‖₂, never below it, within a factor (rank)^(2^−iters−1) of it.
+    """An upper bound of ‖W‖₂, never below it, and but for roundings within a factor (rank)^(2^−iters−1) of it.
 
     Gram iteration: with G₀ = WᵀW and G_t = G_{t−1}², ‖W‖₂² = ‖G_t‖₂^(2^−t) ≤ ‖G_t‖_F^(2^−t). In floating point
     G_{t+1} = G_t² + E with ‖E‖₂ ≤ γ‖G_t‖_F², γ = n·ε, so that b_t = √(b_{t+1} + γ‖G_t‖_F²) from b_T = ‖G_T‖_F bounds
@@ -78,25 +92,26 @@ def spectral_norm_bound(weight: Tensor, *, iters: int = 6) -> Tensor:
     gamma = 2.0**-53 * (rows + 8)
     shift = torch.frexp(w.detach().abs().amax((-2, -1)))[1]
     w = _times_power_of_two(w, -shift[..., None, None])
-    g = w.mT @ w
+    g = _symmetric(w.mT @ w)
     bounds = []
-    frobenius = g.square().sum((-2, -1)).sqrt()
+    frobenius = _frobenius(g)
     for _ in range(iters):
         exponent = torch.frexp(frobenius.detach())[1]
         g = _times_power_of_two(g, -exponent[..., None, None])
         bounds.append((_times_power_of_two(frobenius, -exponent), exponent))
-        g = g @ g
-        frobenius = g.square().sum((-2, -1)).sqrt()
+        g = _symmetric(g @ g)
+        frobenius = _frobenius(g)
     slack = 1 + 2.0**-53 * (size * size + 8)  # of the sums of squares
     bound = frobenius * slack
     for before, exponent in reversed(bounds):
-        bound = (bound + gamma * (before * slack).square()).sqrt() * (1 + 2.0**-50)
+        bound = _root(bound + gamma * (before * slack).square()) * (1 + 2.0**-50)
         bound = _times_power_of_two(bound, exponent)
     squared = bound + gamma * w.square().sum((-2, -1)) * slack
-    bound = _times_power_of_two(squared.sqrt() * (1 + 2.0**-50), shift)
+    bound = _times_power_of_two(_root(squared) * (1 + 2.0**-50), shift)
     rounded = bound.to(out)
     if out == torch.float64:
-        return rounded
+        subnormal = (rounded > 0) & (rounded < torch.finfo(out).tiny)  # scaled back by rounding
+        return torch.where(subnormal, torch.nextafter(rounded.detach(), rounded.new_tensor(math.inf)), rounded)
     above = torch.nextafter(rounded.detach(), rounded.new_tensor(math.inf))
     return rounded + torch.where(rounded.double() < bound, above - rounded.detach(), 0)
 

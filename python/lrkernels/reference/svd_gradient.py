@@ -19,11 +19,18 @@ def _without(basis: Tensor, x: Tensor) -> Tensor:
     return x - basis @ (basis.mT @ x)
 
 
+def _first_or_one(s: Tensor) -> Tensor:
+    """σ₁ as [..., 1, 1]; 1 where it is zero or there is none."""
+    first = s[..., :1].unsqueeze(-1) if s.shape[-1] else s.new_ones(*s.shape[:-1], 1, 1)
+    return torch.where(first == 0, 1, first)
+
+
 def _towards_dropped(a: Tensor, u: Tensor, s: Tensor, v: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """σᵢ·Σⱼ uⱼ·(σᵢ·uⱼᵀleftᵢ + σⱼ·vⱼᵀrightᵢ)/d over the dropped j, and the same with the sides exchanged."""
     left, right = _without(u, left), _without(v, right)
     ue, se, veh = torch.linalg.svd(a - (u * s.unsqueeze(-2)) @ v.mT, full_matrices=False)
-    i, j = s.unsqueeze(-2), se.unsqueeze(-1)
+    scale = _first_or_one(s)  # the ratios below do not change, and no square leaves the range of floats
+    i, j = s.unsqueeze(-2) / scale, se.unsqueeze(-1) / scale
     gap = i.square() - j.square()
     open_gap = gap > torch.finfo(s.dtype).eps * i.square()
     gap = torch.where(open_gap, gap, torch.inf)  # no gradient across a gap that is closed
@@ -68,14 +75,15 @@ def rsvd_backward(
         return (u @ core @ v.mT).to(a.dtype)
     grad_u = torch.zeros_like(u) if grad_u is None else grad_u
     grad_v = torch.zeros_like(v) if grad_v is None else grad_v
-    i, j, first = s.unsqueeze(-2), s.unsqueeze(-1), s[..., :1].unsqueeze(-1)
-    gap, width = (i - j) * (i + j), broadening * first.square()
-    square = gap.square() + width.square()
-    inverse = gap / torch.where(square == 0, torch.inf, square)
+    scale = _first_or_one(s)
+    i, j = s.unsqueeze(-2) / scale, s.unsqueeze(-1) / scale
+    gap = (i - j) * (i + j)
+    square = gap.square() + broadening**2
+    inverse = gap / torch.where(square == 0, torch.inf, square) / scale
     along_u, along_v = u.mT @ grad_u, v.mT @ grad_v
     core = core + inverse * (along_u * i + j * along_v) + (inverse * (j * along_u + along_v * i)).mT
     left, right = _towards_dropped(a.to(s.dtype), u, s, v, grad_u, grad_v)
-    reciprocal = 1 / torch.where(i > torch.finfo(s.dtype).eps * first, i, torch.inf)
+    reciprocal = 1 / torch.where(i > torch.finfo(s.dtype).eps, i * scale, torch.inf)
     return ((u @ core + left * reciprocal) @ v.mT + u @ (right * reciprocal).mT).to(a.dtype)
 
 
@@ -89,7 +97,7 @@ def orthonormalize_backward(grad_q: Tensor | None, grad_r: Tensor | None, a: Ten
 
     Where a column of A depends on those before, Q is not differentiable there: that column gets no gradient.
     """
-    rows, size = q.shape[-2:]
+    size = q.shape[-1]
     grad_q = torch.zeros_like(q) if grad_q is None else grad_q.to(q.dtype)
     grad_r = torch.zeros_like(r) if grad_r is None else grad_r.to(q.dtype)
     rest = a[..., size:].to(q.dtype)
@@ -98,8 +106,8 @@ def orthonormalize_backward(grad_q: Tensor | None, grad_r: Tensor | None, a: Ten
     r1, grad_r1 = r[..., :size], grad_r[..., :size]
     m = _above_diagonal_mirrored(r1 @ grad_r1.mT - grad_q.mT @ q)
     diagonal = r1.diagonal(dim1=-2, dim2=-1)
-    largest = diagonal.abs().amax(-1, keepdim=True) if size else diagonal.sum(-1, keepdim=True)
-    dependent = diagonal.abs() <= torch.finfo(q.dtype).eps * rows * largest
+    lengths = torch.linalg.vector_norm(r1, dim=-2)  # of a's columns
+    dependent = diagonal.abs() <= torch.finfo(q.dtype).eps * 2 * max(size, 16) * lengths
     solvable = r1 + torch.diag_embed(torch.where(dependent, torch.inf, 0))
     x = torch.linalg.solve_triangular(solvable.mT, grad_q + q @ m, upper=False, left=False)
     return torch.cat([x, grad_rest], -1).to(a.dtype)

@@ -143,7 +143,8 @@ def polar(
 
 
 def spectral_norm_bound(weight: Tensor, *, iters: int = 6) -> Tensor:
-    """A number that is never below ‖W‖₂, rounding included, and at most n^(2^−iters−2) times it, n the shorter side.
+    """A number that is never below ‖W‖₂, rounding included, and but for that at most n^(2^−iters−2) times it, n the
+    shorter side.
 
     Args:
         weight: ``[..., rows, cols]``, any leading dimensions and strides; float32, float64, bfloat16 or float16.

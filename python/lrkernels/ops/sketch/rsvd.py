@@ -112,7 +112,8 @@ def range_finder(
         dimensions; float32, or float64 of float64. In no order: ``rsvd`` sorts.
 
     With size − rank = p ≥ 2, already without power steps E‖A − QQᵀA‖_F ≤ √(1 + rank/(p − 1))·(Σ_{j>rank} σⱼ²)^½
-    (theorem 10.5). ‖A‖² − ‖QᵀA‖² is its square, for who wants to know. A backward pass through Q raises.
+    of a Gaussian start (theorem 10.5); signs were measured to do as well, but on a matrix of a few rows or columns they
+    may coincide. ‖A‖² − ‖QᵀA‖² is the error's square, for who wants to know. A backward pass through Q raises.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value, before any work. NaN is passed on.
@@ -163,12 +164,14 @@ def rsvd(
 
 
 def low_rank_approx(a: Tensor, rank: int, *, seed: int = 0) -> Tensor:
-    """A_k, the best approximation of a by a matrix of rank ``rank``, with its exact gradient.
+    """A_k, nearly the best approximation of a by a matrix of rank ``rank``, with the gradient of the best.
 
     ``[..., rows, cols]`` in a's dtype: U·diag(S)·Vᵀ of :func:`rsvd` with its defaults. The backward pass decomposes
     A − A_k in full (torch.linalg.svd), because the gradient depends on every singular value that was dropped; where the
-    gap between σ_k and σ_k+1 is closed, no gradient goes across it, so it is finite always. NaN or Inf in a raises on
-    the CPU. No second derivatives; forward mode raises.
+    gap between σ_k and σ_k+1 is closed, no gradient goes across it, so it is finite always. Both are exact where rank +
+    oversampling reaches min(rows, cols) or a's rank; else the value is as near to the best as ``rsvd`` promises, and
+    the gradient takes what it left for the rest of the decomposition. NaN or Inf in a raises on the CPU. No second
+    derivatives; forward mode raises.
 
     Source of the gradient: Feppon and Lermusiaux, "A geometric approach to dynamical model order reduction", 2018.
     """
