@@ -151,7 +151,8 @@ def spectral_norm_bound(weight: Tensor, *, iters: int = 6) -> Tensor:
         iters: squarings of the Gram matrix.
 
     Returns:
-        ``[...]`` in float32, or float64 of float64. Inf where the norm is out of range; NaN in, NaN out.
+        ``[...]`` in float32, or float64 of float64. Inf where the bound is out of range, NaN where
+        weight holds NaN or Inf.
 
     Differentiable any number of times; forward mode raises.
 
