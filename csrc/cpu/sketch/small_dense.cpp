@@ -68,13 +68,6 @@ void invert_upper(const double* r, int64_t size, double* inverse) {
   }
 }
 
-void multiply_upper(const double* a, const double* b, int64_t size, double* out) {
-  for (int64_t i = 0; i < size; ++i) {
-    std::fill_n(out + i * size, size, 0.0);
-    for (int64_t k = i; k < size; ++k) add_scaled(out + i * size + k, a[i * size + k], b + k * size + k, size - k);
-  }
-}
-
 void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work) {
   // Column j below its diagonal entry becomes v_j with H_j = I - 2 v vT of a unit v, or v = 0; the triangle above stays
   // in `columns` until it has been read, and the diagonal is in `work`.

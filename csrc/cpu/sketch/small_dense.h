@@ -16,9 +16,6 @@ double cholesky(double* gram, int64_t size, double least);
 /// inverse = R^-1 of an upper triangle without a zero on its diagonal.
 void invert_upper(const double* r, int64_t size, double* inverse);
 
-/// out = a b of upper triangles, not in place.
-void multiply_upper(const double* a, const double* b, int64_t size, double* out);
-
 /// Q R of a matrix whose *columns* are the rows of `columns` [cols, rows], cols <= rows, by Householder's reflections:
 /// they become Q's columns, orthonormal to rounding whatever the rank is, and `r` [cols, cols] the triangle (optional),
 /// its diagonal not negative. `work` has cols entries.
