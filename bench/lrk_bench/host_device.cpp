@@ -66,8 +66,13 @@ class HostDevice : public Device {
     return data;
   }
   void release(void* data) override { HostMemory{}.release(data); }
-  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  // Nothing may come from nowhere, but memcpy forbids null even for no bytes.
+  void upload(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  void download(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
   Status copy(void* to, const void* from, size_t bytes) override {
     constexpr int64_t kPiece = 4 << 20;
     pool_.parallel_for((int64_t(bytes) + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end) {
