@@ -289,6 +289,15 @@ Tensor aten_multiply(const Tensor& a, const Tensor& b) {
   return call<2>("aten::mul", "Tensor", a, {from(a), from(b)});
 }
 
+std::pair<Tensor, Tensor> aten_eigh(const Tensor& symmetric) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 2> stack{from(symmetric), from(std::string("L"))};
+  if (torch_call_dispatcher("aten::linalg_eigh", "", stack.data(), TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
+    fail(running_op, std::string("torch's eigh failed") + torchs_reason(kPrinted));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+}
+
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims) {
   return stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(dims));
 }

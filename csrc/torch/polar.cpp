@@ -34,7 +34,7 @@ Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients co
     const Tensor matrix = torch::stable::select(as, 0, index), result = torch::stable::select(outs, 0, index);
     PolarArgs args;
     args.a = matrix_view(matrix), args.out = mutable_view(result), args.product = matrix_product(execution);
-    args.exact = method == "exact";
+    args.exact = method == "exact", args.eigen = symmetric_eigen();
     if (!args.exact) args.coefficients = coefficients_of(method, steps, coefficients);
     run(op, "polar", sketch_cpu().plan_polar, sketch_cpu().polar, args, execution.context());
   }

@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, in
     const OptionalTensor start = problem.q0_at(index);
     RsvdArgs args;
     args.range = range_args(matrix, start, power_iters, seed, execution);
-    args.basis = basis_size(a, rank, oversample);
+    args.basis = basis_size(a, rank, oversample), args.eigen = symmetric_eigen();
     args.u = mutable_view(u_at), args.s = mutable_view(s_at), args.v = mutable_view(v_at);
     run(op, "rsvd", sketch_cpu().plan_rsvd, sketch_cpu().rsvd, args, execution.context());
   });

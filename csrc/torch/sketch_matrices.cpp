@@ -43,4 +43,20 @@ MatrixProduct matrix_product(const Execution& execution) {
   };
 }
 
+SymmetricEigen symmetric_eigen() {
+  return [](double* a, int64_t size, double* values) -> Status {
+    const MatrixView view{a, DType::kFloat64, size, size, size, 1};
+    const auto [ascending, columns] = aten_eigh(borrowed(view));
+    const double* const from = static_cast<const double*>(ascending.const_data_ptr());
+    const double* const vectors = static_cast<const double*>(columns.const_data_ptr());
+    const int64_t along = columns.stride(0), across = columns.stride(1);
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t j = size - 1 - i;
+      values[i] = from[j];
+      for (int64_t k = 0; k < size; ++k) a[i * size + k] = vectors[k * along + j * across];
+    }
+    return {};
+  };
+}
+
 }  // namespace lrk::binding

@@ -16,6 +16,9 @@ std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols);
 /// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
 MatrixProduct matrix_product(const Execution& execution);
 
+/// torch's eigh, LAPACK's.
+SymmetricEigen symmetric_eigen();
+
 /// float32, or float64 of float64: in what the family computes.
 inline ScalarType wide_dtype(const Tensor& a) { return wider(a.scalar_type(), ScalarType::Float); }
 

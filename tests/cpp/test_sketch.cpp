@@ -11,6 +11,7 @@
 #include "cpu/sketch/orthonormalize.h"
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_dense.h"
+#include "cpu/sketch/vector_loops.h"
 #include "cpu/sketch/small_svd.h"
 
 namespace {
@@ -176,7 +177,7 @@ void check_triangles() {
     Dense gram(size_t(cols * cols), 0.0), inverse = gram;
     for (int64_t i = 0; i < cols; ++i)
       for (int64_t j = 0; j < cols; ++j)
-        gram[size_t(i * cols + j)] = cpu::dot(before.data() + i * rows, before.data() + j * rows, rows);
+        gram[size_t(i * cols + j)] = cpu::vector_loops().dot(before.data() + i * rows, before.data() + j * rows, rows);
     const double pivot = cpu::cholesky(gram.data(), cols, 1e-10);
     expect(pivot > 1e-3 && pivot <= 1, "cholesky: the smallest pivot");
     for (size_t i = 0; i < gram.size(); ++i) expect(std::fabs(gram[i] - r[i]) < 1e-12, "cholesky: another triangle");

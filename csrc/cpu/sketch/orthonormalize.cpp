@@ -5,6 +5,8 @@
 
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_dense.h"
+#include "cpu/sketch/tall_products.h"
+#include "cpu/sketch/vector_loops.h"
 
 namespace lrk::cpu {
 namespace {
@@ -31,11 +33,10 @@ class ColumnQr {
   Status run(double* r, QrRung* rung) {
     const Scratch::Frame frame(bench_.scratch);
     original_ = want_r_ ? bench_.scratch.take<T>(rows_ * cols_) : nullptr;
-    next_ = bench_.scratch.take<T>(rows_ * cols_);
     gram_ = bench_.scratch.take<double>(square_), inverse_ = bench_.scratch.take<double>(square_);
-    narrow_ = bench_.scratch.take<T>(square_);
     exponents_ = bench_.scratch.take<int>(cols_);
     weights_ = bench_.scratch.take<double>(2 * cols_);
+    largest_ = bench_.scratch.take<T>(cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     if (!scale_columns()) {  // NaN or Inf: nothing here is a basis
       std::fill_n(q_, rows_ * cols_, std::numeric_limits<T>::quiet_NaN());
@@ -67,7 +68,7 @@ class ColumnQr {
   /// Columns times powers of two: their largest entries come near 1, exactly. False where one is not finite.
   bool scale_columns() {
     std::fill_n(exponents_, cols_, 0);
-    const auto largest = next_;  // free until the first pass
+    T* const largest = largest_;
     std::fill_n(largest, cols_, T(0));
     T poison = 0;
     for (int64_t i = 0; i < rows_; ++i)
@@ -125,16 +126,16 @@ class ColumnQr {
     const Scratch::Frame frame(bench_.scratch);
     const int64_t tasks = ceil_div(rows_, kRowsATask);
     double* const rows = bench_.scratch.take<double>(tasks * cols_);
+    double* const columns = bench_.scratch.take<double>(square_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    for (int64_t i = 0; i < cols_; ++i)
+      for (int64_t j = i; j < cols_; ++j) columns[j * cols_ + i] = r[i * cols_ + j];
+    const auto dot = vector_loops().dot;
     run_tasks(bench_.context, tasks, rows_ * square_ / 2, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * kRowsATask; i < std::min(rows_, end * kRowsATask); ++i) {
         double* const row = rows + i / kRowsATask * cols_;
-        for (int64_t j = 0; j < cols_; ++j) row[j] = double(q_[i * cols_ + j]);
-        for (int64_t k = 0; k < cols_; ++k) {
-          const double* const of_r = r + k * cols_;
-          const double x = row[k] /= of_r[k];
-          for (int64_t j = k + 1; j < cols_; ++j) row[j] -= x * of_r[j];
-        }
+        for (int64_t j = 0; j < cols_; ++j)
+          row[j] = (double(q_[i * cols_ + j]) - dot(row, columns + j * cols_, j)) / columns[j * cols_ + j];
         for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = T(row[j]);
       }
     });
@@ -145,18 +146,14 @@ class ColumnQr {
   Status passes(bool* orthonormal) {
     *orthonormal = false;
     for (int pass = 0; pass < kMostPasses; ++pass) {
-      const MatrixView q = view_of<T>(static_cast<const T*>(q_), rows_, cols_);
-      LRK_RETURN_IF_FAILED(bench_.product(q.transposed(), q, view_of(gram_, cols_, cols_)));
+      LRK_RETURN_IF_FAILED(gram_matrix<T>(bench_, q_, rows_, cols_, gram_));
       if (cholesky(gram_, cols_, kLeastPivot) == 0) return {};
       invert_upper(gram_, cols_, inverse_);
       const Conditioning triangle = conditioning();
       if (want_r_ && triangle.growth > kMostGrowth) {
         LRK_RETURN_IF_FAILED(substitute(gram_));
       } else {
-        for (int64_t i = 0; i < square_; ++i) narrow_[i] = T(inverse_[i]);
-        LRK_RETURN_IF_FAILED(
-            bench_.product(q, view_of<T>(static_cast<const T*>(narrow_), cols_, cols_), view_of(next_, rows_, cols_)));
-        std::copy_n(next_, rows_ * cols_, q_);
+        LRK_RETURN_IF_FAILED(multiply_by_upper<T>(bench_, q_, rows_, cols_, inverse_));
       }
       if (triangle.spread <= kMostSpread) return *orthonormal = true, Status{};
     }
@@ -172,7 +169,7 @@ class ColumnQr {
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (uint64_t attempt = 0; attempt < 4; ++attempt) {
       sketch_columns(sketched, size, attempt);
-      for (int64_t j = 0; j < cols_; ++j) work[j] = std::sqrt(dot(sketched + j * size, sketched + j * size, size));
+      for (int64_t j = 0; j < cols_; ++j) work[j] = std::sqrt(vector_loops().dot(sketched + j * size, sketched + j * size, size));
       std::copy_n(work, cols_, inverse_);  // the lengths
       householder_qr(sketched, size, cols_, gram_, work);
       if (replace_dependent(inverse_, attempt) == 0) break;
@@ -244,7 +241,7 @@ class ColumnQr {
   const int64_t rows_, cols_;
   const bool want_r_;
   const int64_t square_;
-  T *original_ = nullptr, *next_ = nullptr, *narrow_ = nullptr;
+  T *original_ = nullptr, *largest_ = nullptr;
   double *gram_ = nullptr, *inverse_ = nullptr, *weights_ = nullptr;
   int* exponents_ = nullptr;
 };
@@ -257,6 +254,29 @@ Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double
   return ColumnQr<T>(bench, q, rows, cols, r != nullptr).run(r, rung);
 }
 
+template <class T>
+Status normalize(Workbench& bench, T* q, int64_t rows, int64_t cols) {
+  if (rows == 0 || cols == 0) return {};
+  if (sizeof(T) == 8) return orthonormalize<T>(bench, q, rows, cols, nullptr);  // whose Gram matrix is no wider than it
+  const Scratch::Frame frame(bench.scratch);
+  double *const gram = bench.scratch.take<double>(cols * cols), *const triangle = bench.scratch.take<double>(cols * cols);
+  if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
+  LRK_RETURN_IF_FAILED(gram_matrix<T>(bench, q, rows, cols, gram));
+  for (int64_t j = 0; j < cols; ++j)
+    if (gram[j * cols + j] == 0) gram[j * cols + j] = 1;  // a column of zeros stays one
+  std::copy_n(gram, cols * cols, triangle);
+  if (cholesky(triangle, cols, kLeastPivot) == 0) {
+    for (int64_t j = 0; j < cols; ++j) gram[j * cols + j] *= 1 + 4 * kLeastPivot;
+    std::copy_n(gram, cols * cols, triangle);
+    // Only NaN and Inf have no triangle now.
+    if (cholesky(triangle, cols, kLeastPivot) == 0) return orthonormalize<T>(bench, q, rows, cols, nullptr);
+  }
+  invert_upper(triangle, cols, gram);
+  return multiply_by_upper<T>(bench, q, rows, cols, gram);
+}
+
+template Status normalize<float>(Workbench&, float*, int64_t, int64_t);
+template Status normalize<double>(Workbench&, double*, int64_t, int64_t);
 template Status orthonormalize<float>(Workbench&, float*, int64_t, int64_t, double*, QrRung*);
 template Status orthonormalize<double>(Workbench&, double*, int64_t, int64_t, double*, QrRung*);
 

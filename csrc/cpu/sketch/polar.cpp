@@ -71,7 +71,7 @@ template <class T>
 Status polar_factor(const PolarArgs& args, const Context& context) {
   const int64_t rows = args.a.rows, cols = args.a.cols;
   if (rows == 0 || cols == 0) return {};
-  Workbench bench(context, args.product);
+  Workbench bench(context, args.product, args.eigen);
   // The iteration wants the short side first, the decomposition the long one.
   const bool turn = args.exact ? rows < cols : rows > cols;
   const MatrixView a = turn ? args.a.transposed() : args.a;

@@ -1,11 +1,16 @@
-// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). Every
-// product with A is followed by an orthonormalisation, without which float32 loses the smaller singular values.
+// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). A product with
+// A is followed by a well conditioned basis, without which float32 loses the smaller singular values, the last one by an
+// orthonormal basis.
+//
+// Floor, of A [m, n], l columns in the basis and one power step: A four times, 3 * m n l multiply-adds in GEMMs and 8 m n
+// additions. The first product needs no GEMM: a sparse sign matrix serves as well as a dense one.
 #include <cmath>
 
 #include "cpu/sketch/kernels.h"
 #include "cpu/sketch/orthonormalize.h"
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_svd.h"
+#include "cpu/sketch/tall_products.h"
 
 namespace lrk::cpu {
 namespace {
@@ -25,11 +30,13 @@ Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t siz
   T* const start = bench.scratch.take<T>(cols * size);
   T* const known = bench.scratch.take<T>(std::max(cols, rows) * warm);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
-  SketchMatrixArgs omega;
-  omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
-  fill_sketch_matrix<T>(omega, bench.context);
   const auto constant = [](const T* data, int64_t r, int64_t c) { return view_of<T>(data, r, c); };
-  if (warm > 0) {
+  if (warm == 0) {
+    LRK_RETURN_IF_FAILED(multiply_by_sparse_signs<T>(bench, args.a, args.seed, size, q));
+  } else {
+    SketchMatrixArgs omega;
+    omega.kind = SketchKind::kSparseSign, omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
+    fill_sketch_matrix<T>(omega, bench.context);
     LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), args.q0, view_of(known, cols, warm)));
     LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, known, cols, warm, nullptr));
     // The columns that remain are the first of Omega, as where there is no basis of before.
@@ -37,16 +44,15 @@ Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t siz
       std::copy_backward(start + i * size, start + i * size + size - warm, start + (i + 1) * size);
       std::copy_n(known + i * warm, warm, start + i * size);
     }
-  }
-  LRK_RETURN_IF_FAILED(bench.product(args.a, constant(start, cols, size), view_of(q, rows, size)));
-  LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, q, rows, size, nullptr));
-  for (int64_t step = 0; step < args.power_iters; ++step) {
-    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), constant(q, rows, size), view_of(start, cols, size)));
-    LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, start, cols, size, nullptr));
     LRK_RETURN_IF_FAILED(bench.product(args.a, constant(start, cols, size), view_of(q, rows, size)));
-    LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, q, rows, size, nullptr));
   }
-  return {};
+  for (int64_t step = 0; step < args.power_iters; ++step) {
+    LRK_RETURN_IF_FAILED(normalize<T>(bench, q, rows, size));
+    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), constant(q, rows, size), view_of(start, cols, size)));
+    LRK_RETURN_IF_FAILED(normalize<T>(bench, start, cols, size));
+    LRK_RETURN_IF_FAILED(bench.product(args.a, constant(start, cols, size), view_of(q, rows, size)));
+  }
+  return orthonormalize<T>(bench, q, rows, size, nullptr);
 }
 
 /// Columns of u and v change their signs so that the largest entry of u's is positive, of equal ones the first.
@@ -96,33 +102,102 @@ Status find_range(const RangeFinderArgs& args, const Context& context) {
   return range_of<T>(bench, args, static_cast<T*>(args.q.data), args.q.cols);
 }
 
+namespace {
+
+/// What is left of A ~ Q PT, P = AT Q, when Q's basis is known: P = (P W) WT for the eigenvectors W of PT P, so that
+/// A ~ (Q W) S (P W / S)T.
+template <class T>
+class Truncation {
+ public:
+  Truncation(Workbench& bench, const RsvdArgs& args, const T* q, T* p)
+      : bench_(bench),
+        args_(args),
+        rows_(args.range.a.rows),
+        cols_(args.range.a.cols),
+        size_(args.basis),
+        rank_(args.s.cols),
+        q_(q),
+        p_(p) {}
+
+  Status run() {
+    factor_ = bench_.scratch.take<T>(size_ * rank_);
+    values_ = bench_.scratch.take<double>(size_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("rsvd");
+    bool done = false;
+    if (sizeof(T) == 4) LRK_RETURN_IF_FAILED(by_eigenvectors(&done));
+    if (!done) LRK_RETURN_IF_FAILED(by_triangle());
+    for (int64_t j = 0; j < rank_; ++j) static_cast<T*>(args_.s.data)[j * args_.s.col_stride] = T(values_[j]);
+    fix_signs(static_cast<T*>(args_.u.data), rows_, static_cast<T*>(args_.v.data), cols_, rank_, factor_);
+    return {};
+  }
+
+ private:
+  /// In float32 a float64 Gram matrix has all that P knows of singular values down to 1e-5 of the largest. The columns
+  /// of P W / S are orthogonal up to roundings of the largest, which one more orthonormalisation, of `rank` columns
+  /// only, takes away; what it changes of A's approximation is roundings of the largest too.
+  Status by_eigenvectors(bool* done) {
+    constexpr double kLeastEigenvalue = 1e-10;
+    const Scratch::Frame frame(bench_.scratch);
+    double* const gram = bench_.scratch.take<double>(size_ * size_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("rsvd");
+    LRK_RETURN_IF_FAILED(gram_matrix<T>(bench_, p_, cols_, size_, gram));
+    for (int64_t i = 0; i < size_; ++i)
+      if (!std::isfinite(gram[i * size_ + i])) return {};
+    LRK_RETURN_IF_FAILED(eigen_decomposition(bench_, gram, size_, values_));
+    if (!(values_[rank_ - 1] > kLeastEigenvalue * values_[0])) return {};
+    for (int64_t j = 0; j < rank_; ++j) values_[j] = std::sqrt(values_[j]);
+    LRK_RETURN_IF_FAILED(expand(q_, rows_, gram, nullptr, args_.u));
+    LRK_RETURN_IF_FAILED(expand(p_, cols_, gram, values_, args_.v));
+    *done = true;
+    return orthonormalize<T>(bench_, static_cast<T*>(args_.v.data), cols_, rank_, nullptr);
+  }
+
+  /// P = O R and R = Y S WT: small singular values keep their digits and their vectors.
+  Status by_triangle() {
+    const Scratch::Frame frame(bench_.scratch);
+    const int64_t square = size_ * size_;
+    double *const r = bench_.scratch.take<double>(square), *const left = bench_.scratch.take<double>(square),
+           *const right = bench_.scratch.take<double>(square);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("rsvd");
+    LRK_RETURN_IF_FAILED(orthonormalize<T>(bench_, p_, cols_, size_, r));
+    // What float32 rounds anyway need not be orthogonal to float64's last bits.
+    LRK_RETURN_IF_FAILED(small_svd(bench_, r, size_, sizeof(T) == 8 ? 0x1p-50 : 0x1p-28, left, values_, right));
+    LRK_RETURN_IF_FAILED(expand(q_, rows_, right, nullptr, args_.u));
+    return expand(p_, cols_, left, nullptr, args_.v);
+  }
+
+  /// out = basis vectorsT, of the first rank rows of `vectors`, over `scales` if given.
+  Status expand(const T* basis, int64_t count, const double* vectors, const double* scales,
+                const MutableMatrixView& out) {
+    for (int64_t j = 0; j < rank_; ++j)
+      for (int64_t i = 0; i < size_; ++i)
+        factor_[i * rank_ + j] = T(vectors[j * size_ + i] / (scales != nullptr ? scales[j] : 1));
+    return bench_.product(view_of<T>(basis, count, size_), view_of<T>(static_cast<const T*>(factor_), size_, rank_),
+                          out);
+  }
+
+  Workbench& bench_;
+  const RsvdArgs& args_;
+  const int64_t rows_, cols_, size_, rank_;
+  const T* const q_;
+  T* const p_;
+  T* factor_ = nullptr;
+  double* values_ = nullptr;
+};
+
+}  // namespace
+
 template <class T>
 Status randomized_svd(const RsvdArgs& args, const Context& context) {
-  // A^T Q = P R and R = Y S W^T give A ~ Q Q^T A = Q R^T P^T = (Q W) S (P Y)^T.
-  const int64_t rows = args.range.a.rows, cols = args.range.a.cols, size = args.basis, rank = args.s.cols;
-  if (rank == 0) return {};
-  Workbench bench(context, args.range.product);
-  T *const q = bench.scratch.take<T>(rows * size), *const p = bench.scratch.take<T>(cols * size),
-    *const factor = bench.scratch.take<T>(size * rank);
-  double *const r = bench.scratch.take<double>(size * size), *const left = bench.scratch.take<double>(size * size),
-         *const right = bench.scratch.take<double>(size * size), *const values = bench.scratch.take<double>(size);
+  const int64_t rows = args.range.a.rows, cols = args.range.a.cols, size = args.basis;
+  if (args.s.cols == 0) return {};
+  Workbench bench(context, args.range.product, args.eigen);
+  T *const q = bench.scratch.take<T>(rows * size), *const p = bench.scratch.take<T>(cols * size);
   if (bench.scratch.failed()) return bench.scratch.failure("rsvd");
   LRK_RETURN_IF_FAILED(range_of<T>(bench, args.range, q, size));
   const MatrixView basis = view_of<T>(static_cast<const T*>(q), rows, size);
   LRK_RETURN_IF_FAILED(bench.product(args.range.a.transposed(), basis, view_of(p, cols, size)));
-  LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, p, cols, size, r));
-  // What float32 rounds anyway need not be orthogonal to float64's last bits.
-  LRK_RETURN_IF_FAILED(small_svd(bench, r, size, sizeof(T) == 8 ? 0x1p-50 : 0x1p-28, left, values, right));
-  const auto expand = [&](const MatrixView& matrix, const double* vectors, const MutableMatrixView& out) {
-    for (int64_t j = 0; j < rank; ++j)
-      for (int64_t i = 0; i < size; ++i) factor[i * rank + j] = T(vectors[j * size + i]);
-    return bench.product(matrix, view_of<T>(static_cast<const T*>(factor), size, rank), out);
-  };
-  LRK_RETURN_IF_FAILED(expand(basis, right, args.u));
-  LRK_RETURN_IF_FAILED(expand(view_of<T>(static_cast<const T*>(p), cols, size), left, args.v));
-  for (int64_t j = 0; j < rank; ++j) static_cast<T*>(args.s.data)[j * args.s.col_stride] = T(values[j]);
-  fix_signs(static_cast<T*>(args.u.data), rows, static_cast<T*>(args.v.data), cols, rank, factor);
-  return {};
+  return Truncation<T>(bench, args, q, p).run();
 }
 
 template Status orthonormalize_matrix<float>(const OrthonormalizeArgs&, const Context&);

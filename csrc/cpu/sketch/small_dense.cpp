@@ -3,19 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/sketch/vector_loops.h"
+
 namespace lrk::cpu {
 namespace {
 
-constexpr int64_t kLanes = 8;
-
-/// y += factor x
-void add_scaled(double* y, double factor, const double* x, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
-}
-
 /// The length of a vector whose squares may overflow or vanish.
 double length(const double* x, int64_t count) {
-  const double plain = dot(x, x, count);
+  const double plain = vector_loops().dot(x, x, count);
   if (plain > 1e-280 && plain < 1e280) return std::sqrt(plain);
   double largest = 0, sum = 0;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(x[i]));
@@ -26,18 +21,8 @@ double length(const double* x, int64_t count) {
 
 }  // namespace
 
-double dot(const double* a, const double* b, int64_t count) {
-  double sums[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  for (int64_t lane = 0; i < count; ++i, ++lane) sums[lane] += a[i] * b[i];
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  return sums[0];
-}
-
 double cholesky(double* gram, int64_t size, double least) {
+  const VectorLoops& loops = vector_loops();
   double smallest = 1;
   // Row k of R is done before the rows below lose its outer product, so that every loop runs along a row.
   for (int64_t k = 0; k < size; ++k) {
@@ -51,24 +36,26 @@ double cholesky(double* gram, int64_t size, double least) {
     const double pivot = std::sqrt(diagonal);
     for (int64_t j = k + 1; j < size; ++j) row[j] /= pivot;
     row[k] = pivot;
-    for (int64_t i = k + 1; i < size; ++i) add_scaled(gram + i * size + i, -row[i], row + i, size - i);
+    for (int64_t i = k + 1; i < size; ++i) loops.add_scaled(gram + i * size + i, -row[i], row + i, size - i);
   }
   for (int64_t k = 1; k < size; ++k) std::fill_n(gram + k * size, k, 0.0);
   return smallest;
 }
 
 void invert_upper(const double* r, int64_t size, double* inverse) {
+  const VectorLoops& loops = vector_loops();
   // From R X = I, rows from the last one on: X_i = (e_i - sum over k > i of R_ik X_k) / R_ii.
   for (int64_t i = size - 1; i >= 0; --i) {
     double* const row = inverse + i * size;
     std::fill_n(row, size, 0.0);
     row[i] = 1;
-    for (int64_t k = i + 1; k < size; ++k) add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
+    for (int64_t k = i + 1; k < size; ++k) loops.add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
     for (int64_t j = i; j < size; ++j) row[j] /= r[i * size + i];
   }
 }
 
 void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work) {
+  const VectorLoops& loops = vector_loops();
   // Column j below its diagonal entry becomes v_j with H_j = I - 2 v vT of a unit v, or v = 0; the triangle above stays
   // in `columns` until it has been read, and the diagonal is in `work`.
   for (int64_t j = 0; j < cols; ++j) {
@@ -81,11 +68,11 @@ void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, doub
     work[j] = -sign * norm;  // x - (work[j]) e_1, without cancellation
     for (int64_t i = 0; i < count; ++i) x[i] /= norm;
     x[0] += sign;
-    const double scale = 1 / std::sqrt(dot(x, x, count));
+    const double scale = 1 / std::sqrt(loops.dot(x, x, count));
     for (int64_t i = 0; i < count; ++i) x[i] *= scale;
     for (int64_t k = j + 1; k < cols; ++k) {
       double* const other = columns + k * rows + j;
-      add_scaled(other, -2 * dot(x, other, count), x, count);
+      loops.add_scaled(other, -2 * loops.dot(x, other, count), x, count);
     }
   }
   if (r != nullptr) {
@@ -103,7 +90,7 @@ void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, doub
     for (int64_t k = j + 1; k < cols; ++k) {
       double* const other = columns + k * rows + j;
       other[0] = 0;
-      add_scaled(other, -2 * dot(v, other, count), v, count);
+      loops.add_scaled(other, -2 * loops.dot(v, other, count), v, count);
     }
     const double head = v[0];  // H_j e_j = e_j - 2 v_0 v
     for (int64_t i = 0; i < count; ++i) v[i] *= -2 * head;
@@ -120,6 +107,7 @@ namespace {
 /// a becomes tridiagonal, with `diagonal` and `below`; the unit vectors of the reflections stay in the columns' places
 /// of `vectors`, a row each.
 void tridiagonalize(double* a, int64_t size, double* diagonal, double* below, double* vectors) {
+  const VectorLoops& loops = vector_loops();
   for (int64_t k = 0; k + 2 < size; ++k) {
     const int64_t first = k + 1, count = size - first;
     double* const v = vectors + k * size + first;
@@ -132,17 +120,13 @@ void tridiagonalize(double* a, int64_t size, double* diagonal, double* below, do
     below[k] = -sign * norm;
     for (int64_t i = 0; i < count; ++i) v[i] /= norm;
     v[0] += sign;
-    const double scale = 1 / std::sqrt(dot(v, v, count));
+    const double scale = 1 / std::sqrt(loops.dot(v, v, count));
     for (int64_t i = 0; i < count; ++i) v[i] *= scale;
     // H A H = A - v wT - w vT with w = 2 (A v - (vT A v) v).
     double* const w = vectors + (size - 1) * size + first;  // the last row is not a reflection
-    for (int64_t i = 0; i < count; ++i) w[i] = 2 * dot(a + (first + i) * size + first, v, count);
-    add_scaled(w, -dot(v, w, count), v, count);
-    for (int64_t i = 0; i < count; ++i) {
-      double* const row = a + (first + i) * size + first;
-      const double along_v = v[i], along_w = w[i];
-      for (int64_t j = 0; j < count; ++j) row[j] -= along_v * w[j] + along_w * v[j];
-    }
+    for (int64_t i = 0; i < count; ++i) w[i] = 2 * loops.dot(a + (first + i) * size + first, v, count);
+    loops.add_scaled(w, -loops.dot(v, w, count), v, count);
+    for (int64_t i = 0; i < count; ++i) loops.subtract_two(a + (first + i) * size + first, v[i], w, w[i], v, count);
   }
   for (int64_t k = std::max<int64_t>(size - 2, 0); k < size; ++k) diagonal[k] = a[k * size + k];
   if (size >= 2) below[size - 2] = a[(size - 2) * size + size - 1];
@@ -152,6 +136,7 @@ void tridiagonalize(double* a, int64_t size, double* diagonal, double* below, do
 
 bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
   if (size == 0) return true;
+  const VectorLoops& loops = vector_loops();
   double *const vectors = work, *const below = work + size * size, *const basis = below + size * size;
   std::fill_n(vectors, size * size, 0.0);
   std::fill_n(below, size, 0.0);
@@ -164,7 +149,7 @@ bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
     const int64_t count = size - k - 1;
     for (int64_t i = k + 1; i < size; ++i) {
       double* const row = basis + i * size + k + 1;
-      add_scaled(row, -2 * dot(v, row, count), v, count);
+      loops.add_scaled(row, -2 * loops.dot(v, row, count), v, count);
     }
   }
   // What is below a rounding of the largest entry is zero. Small eigenvalues of a graded matrix lose their digits so,
@@ -196,11 +181,7 @@ bool symmetric_eigen(double* a, int64_t size, double* values, double* work) {
         carried = sine * turn;
         values[i + 1] = moved + carried;
         shifted = cosine * turn - along;
-        double *const upper = basis + i * size, *const lower = upper + size;
-        for (int64_t j = 0; j < size; ++j) {
-          const double first = upper[j], second = lower[j];
-          lower[j] = sine * first + cosine * second, upper[j] = cosine * first - sine * second;
-        }
+        loops.rotate(basis + i * size, basis + (i + 1) * size, cosine, sine, size);
       }
       if (i >= low) continue;
       values[low] -= carried, below[low] = shifted, below[high] = 0;

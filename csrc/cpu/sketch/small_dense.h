@@ -5,9 +5,6 @@
 
 namespace lrk::cpu {
 
-/// sum of a[i] b[i], in lanes of a fixed order that a compiler vectorises.
-double dot(const double* a, const double* b, int64_t count);
-
 /// The upper triangle of the symmetric `gram` becomes R of gram = RT R, and the rest 0. Returns the smallest pivot
 /// divided by its diagonal entry, which is 1 for orthogonal columns; where one is not above `least` (NaN is not), stops
 /// and returns 0: the triangle is then not to be used.

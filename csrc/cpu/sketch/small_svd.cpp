@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cpu/sketch/small_dense.h"
+#include "cpu/sketch/vector_loops.h"
 
 namespace lrk::cpu {
 namespace {
@@ -14,17 +15,13 @@ void rotate(double* first, double* second, double* right_first, double* right_se
   const double zeta = (beta - alpha) / (2 * gamma);
   const double tangent = std::copysign(1 / (std::fabs(zeta) + std::hypot(1.0, zeta)), zeta);
   const double cosine = 1 / std::sqrt(1 + tangent * tangent), sine = cosine * tangent;
-  const auto turn = [&](double* a, double* b) {
-    for (int64_t j = 0; j < size; ++j) {
-      const double x = a[j], y = b[j];
-      a[j] = cosine * x - sine * y, b[j] = sine * x + cosine * y;
-    }
-  };
-  turn(first, second), turn(right_first, right_second);
+  vector_loops().rotate(first, second, cosine, sine, size);
+  vector_loops().rotate(right_first, right_second, cosine, sine, size);
 }
 
 /// One pass over the pairs of rows whose product in `gram` is too large; returns how many were rotated.
 int64_t sweep(double* rows, double* right, const double* gram, int64_t size, double precision, double negligible) {
+  const auto dot = vector_loops().dot;
   int64_t rotated = 0;
   for (int64_t p = 0; p < size; ++p) {
     for (int64_t q = p + 1; q < size; ++q) {
@@ -44,6 +41,15 @@ int64_t sweep(double* rows, double* right, const double* gram, int64_t size, dou
 
 }  // namespace
 
+Status eigen_decomposition(Workbench& bench, double* a, int64_t size, double* values) {
+  if (bench.given_eigen && size > 0) return bench.given_eigen(a, size, values);
+  const Scratch::Frame frame(bench.scratch);
+  double* const work = bench.scratch.take<double>(3 * size * size);
+  if (bench.scratch.failed()) return bench.scratch.failure("svd");
+  if (symmetric_eigen(a, size, values, work)) return {};
+  return Status::invalid("the eigenvalues of a Gram matrix did not converge");
+}
+
 Status small_svd(Workbench& bench, const double* a, int64_t size, double precision, double* left, double* values,
                  double* right) {
   constexpr int kMostSweeps = 30;
@@ -51,7 +57,7 @@ Status small_svd(Workbench& bench, const double* a, int64_t size, double precisi
   const Scratch::Frame frame(bench.scratch);
   const int64_t square = size * size;
   double *const scaled = bench.scratch.take<double>(square), *const gram = bench.scratch.take<double>(square),
-         *const work = bench.scratch.take<double>(3 * square);
+         *const work = bench.scratch.take<double>(size);
   int64_t* const order = bench.scratch.take<int64_t>(size);
   if (bench.scratch.failed()) return bench.scratch.failure("svd");
 
@@ -68,8 +74,7 @@ Status small_svd(Workbench& bench, const double* a, int64_t size, double precisi
 
   const MatrixView matrix = view_of<double>(scaled, size, size);
   LRK_RETURN_IF_FAILED(bench.product(matrix.transposed(), matrix, view_of(right, size, size)));
-  if (!symmetric_eigen(right, size, values, work))
-    return Status::invalid("the eigenvalues of a Gram matrix did not converge");
+  LRK_RETURN_IF_FAILED(eigen_decomposition(bench, right, size, values));
   // Rows of `left`: the columns of a W.
   const MatrixView vectors = view_of<double>(right, size, size);
   LRK_RETURN_IF_FAILED(bench.product(vectors, matrix.transposed(), view_of(left, size, size)));
@@ -81,7 +86,7 @@ Status small_svd(Workbench& bench, const double* a, int64_t size, double precisi
     if (sweep(left, right, gram, size, precision, negligible) == 0) break;
   }
 
-  for (int64_t i = 0; i < size; ++i) work[i] = std::sqrt(dot(left + i * size, left + i * size, size));
+  for (int64_t i = 0; i < size; ++i) work[i] = std::sqrt(vector_loops().dot(left + i * size, left + i * size, size));
   std::iota(order, order + size, int64_t(0));
   std::stable_sort(order, order + size, [&](int64_t p, int64_t q) { return work[p] > work[q]; });
   const auto sort_rows = [&](double* matrix_rows) {

@@ -1,9 +1,13 @@
-// The singular value decomposition of a small square float64 matrix.
+// Decompositions of small square float64 matrices on a workbench.
 #pragma once
 
 #include "cpu/sketch/workbench.h"
 
 namespace lrk::cpu {
+
+/// Eigenvalues of the symmetric `a`, descending, and its eigenvectors as the rows of `a`: what the caller gave, or
+/// symmetric_eigen of small_dense.h.
+Status eigen_decomposition(Workbench& bench, double* a, int64_t size, double* values);
 
 /// a = left diag(values) rightT: values descend, and the singular vectors are the *rows* of `left` and `right`.
 /// `precision` is how far two left vectors may be from orthogonal: float32's or float64's own, where less is asked less

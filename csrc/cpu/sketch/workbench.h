@@ -80,10 +80,11 @@ MatrixView view_of(const T* data, int64_t rows, int64_t cols) {
 struct Workbench {
   const Context& context;
   const MatrixProduct& given;
+  const SymmetricEigen given_eigen;
   Scratch scratch;
 
-  Workbench(const Context& run_with, const MatrixProduct& product)
-      : context(run_with), given(product), scratch(run_with) {}
+  Workbench(const Context& run_with, const MatrixProduct& product, SymmetricEigen eigen = {})
+      : context(run_with), given(product), given_eigen(std::move(eigen)), scratch(run_with) {}
 
   /// out = a b; empty operands give zeros.
   Status product(const MatrixView& a, const MatrixView& b, const MutableMatrixView& out) const {

@@ -20,6 +20,10 @@ namespace lrk {
 /// library's own GEMM (lrk/lowrank.h).
 using MatrixProduct = std::function<Status(const MatrixView& a, const MatrixView& b, const MutableMatrixView& out)>;
 
+/// Eigenvalues of the symmetric float64 `a` [size, size], descending, and its orthonormal eigenvectors as the rows of
+/// `a`. What runs it is the caller's choice; without one it is the library's own QL iteration.
+using SymmetricEigen = std::function<Status(double* a, int64_t size, double* values)>;
+
 enum class SketchKind : int8_t { kRademacher, kSparseSign, kGaussian, kHadamard, kDct };
 
 /// The matrix that sketches, every entry a function of (seed, row, column).
@@ -51,6 +55,7 @@ struct RangeFinderArgs {
 /// a = u diag(s) vT truncated to `rank` columns; s descends and the largest entry of every column of u is positive.
 struct RsvdArgs {
   RangeFinderArgs range;  // its q is not used: work memory of `basis` columns
+  SymmetricEigen eigen;
   int64_t basis = 0;      // rank <= basis <= min(rows, cols)
   MutableMatrixView u;    // [rows, rank], a's dtype, contiguous
   MutableMatrixView s;    // [1, rank]
@@ -64,6 +69,7 @@ struct PolarArgs {
   std::vector<double> coefficients;   // 3 * steps
   bool exact = false;
   MatrixProduct product;
+  SymmetricEigen eigen;               // of `exact`
   MutableMatrixView out;              // as a, contiguous
 };
 
