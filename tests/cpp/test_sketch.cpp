@@ -11,8 +11,9 @@
 #include "cpu/sketch/orthonormalize.h"
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_dense.h"
-#include "cpu/sketch/vector_loops.h"
 #include "cpu/sketch/small_svd.h"
+#include "cpu/sketch/tall_products.h"
+#include "cpu/sketch/vector_loops.h"
 
 namespace {
 
@@ -237,9 +238,99 @@ void check_sparse_rows() {
   }
 }
 
+/// Each product of tall matrices against its definition, in float64, of entries that T holds exactly.
+template <class T>
+void check_tall_products() {
+  const MatrixProduct own;
+  for (const int64_t rows : {1, 15, 64, 65, 300}) {
+    for (const int64_t cols : {1, 4, 16, 33, 70, 520}) {
+      const std::string name = std::to_string(rows) + " x " + std::to_string(cols);
+      TestContext test;
+      cpu::Workbench bench(test.context, own);
+      const double rounding = 4 * double(cols) * std::numeric_limits<T>::epsilon();  // of sums of so many terms
+      std::vector<T> x;
+      for (const double value : random(rows * cols, uint64_t(rows + cols))) x.push_back(T(value));
+      const auto at = [&](int64_t i, int64_t j) { return double(x[size_t(i * cols + j)]); };
+
+      Dense gram(size_t(cols * cols), NAN);
+      expect(cpu::gram_matrix<T>(bench, x.data(), rows, cols, gram.data()).ok(), name + ": gram_matrix");
+      double worst = 0;
+      for (int64_t i = 0; i < cols; ++i)
+        for (int64_t j = 0; j < cols; ++j) {
+          double sum = -gram[size_t(i * cols + j)];
+          for (int64_t k = 0; k < rows; ++k) sum += at(k, i) * at(k, j);
+          worst = std::isnan(sum) ? INFINITY : std::fmax(worst, std::fabs(sum));
+        }
+      expect(worst < 1e-12, name + ": gram_matrix is off by " + std::to_string(worst));
+
+      Dense upper = random(cols * cols, 5);  // what is below the diagonal is not to be read
+      for (int64_t i = 0; i < cols; ++i)
+        for (int64_t j = 0; j < cols; ++j)
+          upper[size_t(i * cols + j)] = j < i ? NAN : double(T(upper[size_t(i * cols + j)]));
+      std::vector<T> product = x;
+      if (cols <= 512) {
+        expect(cpu::multiply_by_upper<T>(bench, product.data(), rows, cols, upper.data()).ok(), name + ": by upper");
+        worst = 0;
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < cols; ++j) {
+            double sum = -double(product[size_t(i * cols + j)]);
+            for (int64_t k = 0; k <= j; ++k) sum += at(i, k) * upper[size_t(k * cols + j)];
+            worst = std::isnan(sum) ? INFINITY : std::fmax(worst, std::fabs(sum));
+          }
+        expect(worst < rounding, name + ": multiply_by_upper is off by " + std::to_string(worst));
+      }
+
+      for (const int64_t size : {3, 40}) {
+        for (const bool turned : {false, true}) {
+          const MatrixView a = turned ? cpu::view_of<T>(x.data(), cols, rows).transposed()
+                                      : cpu::view_of<T>(x.data(), rows, cols);
+          std::vector<T> omega(size_t(cols * size), T(NAN)), y(size_t(rows * size), T(NAN));
+          SketchMatrixArgs args;
+          args.kind = SketchKind::kSparseSign, args.seed = 9, args.matrix = cpu::view_of(omega.data(), cols, size);
+          cpu::fill_sketch_matrix<T>(args, test.context);
+          expect(cpu::multiply_by_sparse_signs<T>(bench, a, 9, size, y.data()).ok(), name + ": by sparse signs");
+          worst = 0;
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t j = 0; j < size; ++j) {
+              double sum = -double(y[size_t(i * size + j)]);
+              for (int64_t k = 0; k < cols; ++k)
+                sum += double(x[size_t(i * a.row_stride + k * a.col_stride)]) * double(omega[size_t(k * size + j)]);
+              worst = std::isnan(sum) ? INFINITY : std::fmax(worst, std::fabs(sum));
+            }
+          expect(worst < rounding, name + ": multiply_by_sparse_signs is off by " + std::to_string(worst));
+        }
+      }
+    }
+  }
+}
+
+/// A basis between two products: no column lost, and well conditioned, whatever the matrix is.
+void check_normalize() {
+  const int64_t rows = 200, cols = 12;
+  const MatrixProduct own;
+  for (const double angle : {1.0, 1e-3, 1e-5}) {
+    std::vector<float> q;
+    for (const double value : random(rows * cols, 3)) q.push_back(float(value));
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 1; j < cols; ++j)
+        q[size_t(i * cols + j)] = float(q[size_t(i * cols)] + angle * q[size_t(i * cols + j)]);
+    TestContext test;
+    cpu::Workbench bench(test.context, own);
+    expect(cpu::normalize<float>(bench, q.data(), rows, cols).ok(), "normalize");
+    Dense columns(size_t(rows * cols));
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < cols; ++j) columns[size_t(j * rows + i)] = double(q[size_t(i * cols + j)]);
+    const double distance = distance_from_orthonormal(columns.data(), cols, rows);
+    expect(distance < 0.2, "normalize: " + std::to_string(distance) + " from orthonormal");
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_tall_products<float>();
+  check_tall_products<double>();
+  check_normalize();
   check_eigenvalues();
   check_small_svds();
   check_triangles();

@@ -41,7 +41,7 @@ Status orthonormalize(const OrthonormalizeArgs& args, const Context& context) {
 }
 
 Plan plan_range_finder(const RangeFinderArgs&, const Context&) {
-  return plan("range_finder", "subspace iteration from sparse random signs, by three GEMMs and a pass of additions for one step");
+  return plan("range_finder", "subspace iteration from sparse random signs: a pass of additions, then GEMMs");
 }
 
 Status range_finder(const RangeFinderArgs& args, const Context& context) {
@@ -50,7 +50,7 @@ Status range_finder(const RangeFinderArgs& args, const Context& context) {
 }
 
 Plan plan_rsvd(const RsvdArgs&, const Context&) {
-  return plan("rsvd", "the range finder, then the eigenvectors of QT A AT Q, or where these lose digits the SVD of a triangle");
+  return plan("rsvd", "the range finder, then eigenvectors of QT A AT Q, or for their digits the SVD of a triangle");
 }
 
 Status rsvd(const RsvdArgs& args, const Context& context) {

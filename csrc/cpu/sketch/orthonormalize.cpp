@@ -119,8 +119,8 @@ class ColumnQr {
     return {std::sqrt(rows * columns), growth};
   }
 
-  /// q becomes q R^-1 by substitution, a row at a time in float64. Its error in q R is q's rounding alone, where that of
-  /// a product with the inverse grows with |R^-1| |R|.
+  /// q becomes q R^-1 by substitution, a row at a time in float64. Its error in q R is q's rounding alone, where that
+  /// of a product with the inverse grows with |R^-1| |R|.
   Status substitute(const double* r) {
     constexpr int64_t kRowsATask = 64;
     const Scratch::Frame frame(bench_.scratch);
@@ -169,7 +169,10 @@ class ColumnQr {
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (uint64_t attempt = 0; attempt < 4; ++attempt) {
       sketch_columns(sketched, size, attempt);
-      for (int64_t j = 0; j < cols_; ++j) work[j] = std::sqrt(vector_loops().dot(sketched + j * size, sketched + j * size, size));
+      for (int64_t j = 0; j < cols_; ++j) {
+        const double* const column = sketched + j * size;
+        work[j] = std::sqrt(vector_loops().dot(column, column, size));
+      }
       std::copy_n(work, cols_, inverse_);  // the lengths
       householder_qr(sketched, size, cols_, gram_, work);
       if (replace_dependent(inverse_, attempt) == 0) break;
@@ -259,7 +262,8 @@ Status normalize(Workbench& bench, T* q, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return {};
   if (sizeof(T) == 8) return orthonormalize<T>(bench, q, rows, cols, nullptr);  // whose Gram matrix is no wider than it
   const Scratch::Frame frame(bench.scratch);
-  double *const gram = bench.scratch.take<double>(cols * cols), *const triangle = bench.scratch.take<double>(cols * cols);
+  double* const gram = bench.scratch.take<double>(cols * cols);
+  double* const triangle = bench.scratch.take<double>(cols * cols);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
   LRK_RETURN_IF_FAILED(gram_matrix<T>(bench, q, rows, cols, gram));
   for (int64_t j = 0; j < cols; ++j)

@@ -9,7 +9,8 @@ namespace lrk::cpu {
 enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 
 /// q [rows, cols], cols <= rows, contiguous, becomes an orthonormal basis of its own columns, completed where they are
-/// dependent, or NaN where one of them is not finite; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal not negative.
+/// dependent, or NaN where one of them is not finite; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal
+/// not negative.
 ///
 /// A ladder; each rung says whether the next is needed by one number, so that a device can do the same without a host:
 ///  1. CholeskyQR from a float64 Gram matrix, and again until the triangle that was divided by is well conditioned:
@@ -25,8 +26,8 @@ template <class T>
 Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double* r, QrRung* rung = nullptr);
 
 /// q becomes a well conditioned basis of its own columns, as one between two products need be: one pass of CholeskyQR,
-/// the diagonal of the Gram matrix raised by 4e-11 of itself where columns are dependent in float32 (shifted CholeskyQR:
-/// Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa, SIAM J. Sci. Comput. 2020). Columns of zeros stay zero.
+/// the diagonal of the Gram matrix raised by 4e-11 of itself where columns are dependent in float32 (shifted
+/// CholeskyQR: Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa, SIAM J. Sci. Comput. 2020). Zero columns stay zero.
 template <class T>
 Status normalize(Workbench& bench, T* q, int64_t rows, int64_t cols);
 

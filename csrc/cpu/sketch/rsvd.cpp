@@ -1,9 +1,9 @@
-// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). A product with
-// A is followed by a well conditioned basis, without which float32 loses the smaller singular values, the last one by an
-// orthonormal basis.
+// Range finder and randomised SVD (Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1). A product
+// with A is followed by a well conditioned basis, without which float32 loses the smaller singular values, the last one
+// by an orthonormal basis.
 //
-// Floor, of A [m, n], l columns in the basis and one power step: A four times, 3 * m n l multiply-adds in GEMMs and 8 m n
-// additions. The first product needs no GEMM: a sparse sign matrix serves as well as a dense one.
+// Floor, of A [m, n], l columns in the basis and one power step: A four times, 3 * m n l multiply-adds in GEMMs and
+// 8 m n additions. The first product needs no GEMM: a sparse sign matrix serves as well as a dense one.
 #include <cmath>
 
 #include "cpu/sketch/kernels.h"
@@ -23,6 +23,9 @@ void copy_matrix(const MatrixView& from, T* to, int64_t to_stride) {
     for (int64_t j = 0; j < from.cols; ++j) to[i * to_stride + j] = data[i * from.row_stride + j * from.col_stride];
 }
 
+/// Up to here a square of signs is too often singular, and Gaussian entries cost nothing.
+constexpr int64_t kFewColumns = 64;
+
 template <class T>
 Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t size) {
   const Scratch::Frame frame(bench.scratch);
@@ -31,16 +34,19 @@ Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t siz
   T* const known = bench.scratch.take<T>(std::max(cols, rows) * warm);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
   const auto constant = [](const T* data, int64_t r, int64_t c) { return view_of<T>(data, r, c); };
-  if (warm == 0) {
+  if (warm == 0 && cols > kFewColumns) {
     LRK_RETURN_IF_FAILED(multiply_by_sparse_signs<T>(bench, args.a, args.seed, size, q));
   } else {
     SketchMatrixArgs omega;
-    omega.kind = SketchKind::kSparseSign, omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
+    omega.kind = cols > kFewColumns ? SketchKind::kSparseSign : SketchKind::kGaussian;
+    omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
     fill_sketch_matrix<T>(omega, bench.context);
-    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), args.q0, view_of(known, cols, warm)));
-    LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, known, cols, warm, nullptr));
+    if (warm > 0) {
+      LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), args.q0, view_of(known, cols, warm)));
+      LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, known, cols, warm, nullptr));
+    }
     // The columns that remain are the first of Omega, as where there is no basis of before.
-    for (int64_t i = 0; i < cols; ++i) {
+    for (int64_t i = 0; i < cols && warm > 0; ++i) {
       std::copy_backward(start + i * size, start + i * size + size - warm, start + (i + 1) * size);
       std::copy_n(known + i * warm, warm, start + i * size);
     }
@@ -55,19 +61,22 @@ Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t siz
   return orthonormalize<T>(bench, q, rows, size, nullptr);
 }
 
-/// Columns of u and v change their signs so that the largest entry of u's is positive, of equal ones the first.
+/// signs[j] = 1 or -1: that of the largest entry of column j, of equal ones the first.
 template <class T>
-void fix_signs(T* u, int64_t rows, T* v, int64_t cols, int64_t rank, T* largest) {
-  std::fill_n(largest, rank, T(0));
+void signs_of_columns(const T* u, int64_t rows, int64_t rank, T* signs) {
+  std::fill_n(signs, rank, T(0));
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < rank; ++j)
-      if (std::fabs(u[i * rank + j]) > std::fabs(largest[j])) largest[j] = u[i * rank + j];
-  const auto turn = [&](T* matrix, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < rank; ++j)
-        if (largest[j] < 0) matrix[i * rank + j] = -matrix[i * rank + j];
-  };
-  turn(u, rows), turn(v, cols);
+    for (int64_t j = 0; j < rank; ++j) {
+      const T entry = u[i * rank + j], largest = signs[j];
+      signs[j] = std::fabs(entry) > std::fabs(largest) ? entry : largest;
+    }
+  for (int64_t j = 0; j < rank; ++j) signs[j] = signs[j] < 0 ? T(-1) : T(1);
+}
+
+template <class T>
+void scale_columns(T* matrix, int64_t rows, int64_t cols, const T* by) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) matrix[i * cols + j] *= by[j];
 }
 
 }  // namespace
@@ -127,7 +136,9 @@ class Truncation {
     if (sizeof(T) == 4) LRK_RETURN_IF_FAILED(by_eigenvectors(&done));
     if (!done) LRK_RETURN_IF_FAILED(by_triangle());
     for (int64_t j = 0; j < rank_; ++j) static_cast<T*>(args_.s.data)[j * args_.s.col_stride] = T(values_[j]);
-    fix_signs(static_cast<T*>(args_.u.data), rows_, static_cast<T*>(args_.v.data), cols_, rank_, factor_);
+    signs_of_columns(static_cast<const T*>(args_.u.data), rows_, rank_, factor_);
+    scale_columns(static_cast<T*>(args_.u.data), rows_, rank_, factor_);
+    scale_columns(static_cast<T*>(args_.v.data), cols_, rank_, factor_);
     return {};
   }
 

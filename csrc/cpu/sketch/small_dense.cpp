@@ -22,21 +22,32 @@ double length(const double* x, int64_t count) {
 }  // namespace
 
 double cholesky(double* gram, int64_t size, double least) {
+  constexpr int64_t kBlock = 4;
   const VectorLoops& loops = vector_loops();
   double smallest = 1;
-  // Row k of R is done before the rows below lose its outer product, so that every loop runs along a row.
-  for (int64_t k = 0; k < size; ++k) {
-    double* const row = gram + k * size;
-    const double diagonal = row[k];  // what is left of it
-    const double whole = k == 0 ? diagonal : row[0];  // parked there by the step before
-    if (!(diagonal > least * whole) || !std::isfinite(diagonal)) return 0;
-    smallest = std::min(smallest, diagonal / whole);
-    if (k == 0)
-      for (int64_t i = 1; i < size; ++i) gram[i * size] = gram[i * size + i];
-    const double pivot = std::sqrt(diagonal);
-    for (int64_t j = k + 1; j < size; ++j) row[j] /= pivot;
-    row[k] = pivot;
-    for (int64_t i = k + 1; i < size; ++i) loops.add_scaled(gram + i * size + i, -row[i], row + i, size - i);
+  // Rows of R are done in order, four before the rows below lose their outer products, so that every loop runs along a
+  // row. A row's first entry keeps the diagonal entry that it began with.
+  for (int64_t i = 1; i < size; ++i) gram[i * size] = gram[i * size + i];
+  for (int64_t first = 0; first < size; first += kBlock) {
+    const int64_t last = std::min(size, first + kBlock);
+    for (int64_t k = first; k < last; ++k) {
+      double* const row = gram + k * size;
+      for (int64_t p = first; p < k; ++p)
+        loops.add_scaled(row + k, -gram[p * size + k], gram + p * size + k, size - k);
+      const double diagonal = row[k];  // what is left of it
+      const double whole = row[0];
+      if (!(diagonal > least * whole) || !std::isfinite(diagonal)) return 0;
+      smallest = std::min(smallest, diagonal / whole);
+      const double pivot = std::sqrt(diagonal);
+      for (int64_t j = k + 1; j < size; ++j) row[j] /= pivot;
+      row[k] = pivot;
+    }
+    if (last == size) break;
+    for (int64_t i = last; i < size; ++i) {
+      double factors[kBlock];
+      for (int64_t p = 0; p < kBlock; ++p) factors[p] = gram[(first + p) * size + i];
+      loops.subtract_four(gram + i * size + i, factors, gram + first * size + i, size, size - i);
+    }
   }
   for (int64_t k = 1; k < size; ++k) std::fill_n(gram + k * size, k, 0.0);
   return smallest;
@@ -49,7 +60,10 @@ void invert_upper(const double* r, int64_t size, double* inverse) {
     double* const row = inverse + i * size;
     std::fill_n(row, size, 0.0);
     row[i] = 1;
-    for (int64_t k = i + 1; k < size; ++k) loops.add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
+    int64_t k = i + 1;
+    for (; k + 4 <= size; k += 4)  // X_k is zero before its diagonal
+      loops.subtract_four(row + k, r + i * size + k, inverse + k * size + k, size, size - k);
+    for (; k < size; ++k) loops.add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
     for (int64_t j = i; j < size; ++j) row[j] /= r[i * size + i];
   }
 }

@@ -41,7 +41,20 @@ void along(int64_t count, const Body& body) {
 template <class Vector>
 void add_scaled(double* y, double factor, const double* x, int64_t count) {
   const typename Vector::Register scale = Vector::broadcast(factor);
-  along<Vector>(count, [&](int64_t i, auto load, auto store) { store(y + i, Vector::fma(scale, load(x + i), load(y + i))); });
+  along<Vector>(count, [&](int64_t i, auto load, auto store) {
+    store(y + i, Vector::fma(scale, load(x + i), load(y + i)));
+  });
+}
+
+template <class Vector>
+void subtract_four(double* y, const double* factors, const double* x, int64_t stride, int64_t count) {
+  typename Vector::Register scales[4];
+  for (int t = 0; t < 4; ++t) scales[t] = Vector::broadcast(factors[t]);
+  along<Vector>(count, [&](int64_t i, auto load, auto store) {
+    typename Vector::Register value = load(y + i);
+    for (int t = 0; t < 4; ++t) value = Vector::negated_fma(scales[t], load(x + t * stride + i), value);
+    store(y + i, value);
+  });
 }
 
 template <class Vector>
@@ -64,12 +77,15 @@ void rotate(double* a, double* b, double cosine, double sine, int64_t count) {
 
 template <class Vector>
 void add_signed(typename Vector::Scalar* sums, const typename Vector::Scalar* values, int64_t count,
-                const int32_t* codes, int64_t entries) {
+                const int32_t* codes, int64_t entries, const typename Vector::Scalar* fetch, int64_t fetch_stride) {
   using T = typename Vector::Scalar;
   constexpr int L = Vector::kLanes, parts = int(kSignedRows) / L;
+  constexpr int64_t kLine = 64 / int64_t(sizeof(T)), kLinesAStep = kSignedRows / kLine;
   // Both signs of a line are in the first level cache before the sums want one: no branch on random signs.
   alignas(64) T signs[2][kSignedRows];
   for (int64_t k = 0; k < count; ++k, values += kSignedRows, codes += entries) {
+    for (int64_t line = k * kLinesAStep; line < (k + 1) * kLinesAStep; ++line)
+      __builtin_prefetch(fetch + line % kSignedRows * fetch_stride + line / kSignedRows * kLine, 0, 2);
     for (int part = 0; part < parts; ++part) {
       const typename Vector::Register value = Vector::load(values + part * L);
       Vector::store(signs[0] + part * L, value);
@@ -84,8 +100,8 @@ void add_signed(typename Vector::Scalar* sums, const typename Vector::Scalar* va
   }
 }
 
-constexpr VectorLoops kVectorLoops{&dot<DoubleVector>, &add_scaled<DoubleVector>, &subtract_two<DoubleVector>,
-                                   &rotate<DoubleVector>};
+constexpr VectorLoops kVectorLoops{&dot<DoubleVector>, &add_scaled<DoubleVector>, &subtract_four<DoubleVector>,
+                                   &subtract_two<DoubleVector>, &rotate<DoubleVector>};
 template <class Vector>
 constexpr SignedLoops<typename Vector::Scalar> kSignedLoops{&add_signed<Vector>};
 

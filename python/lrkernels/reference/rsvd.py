@@ -34,10 +34,14 @@ def orthonormalize(a: Tensor) -> tuple[Tensor, Tensor]:
 def range_finder(
     a: Tensor, rank: int, q0: Tensor | None = None, *, oversample: int = -1, power_iters: int = 1, seed: int = 0
 ) -> Tensor:
-    """Q = orth(A·orth(Aᵀ·orth(⋯ A·X))), X a sparse sign matrix, its first columns replaced by orth(Aᵀ·q0) if given."""
+    """Q = orth(A·orth(Aᵀ·orth(⋯ A·X))), X a sparse sign matrix, its first columns replaced by orth(Aᵀ·q0) if given.
+
+    Of a matrix with up to 64 columns X is Gaussian: a small square of signs is often singular.
+    """
     wide = _wide(a)
     size = basis_size(rank, oversample, a.shape)
-    start = sketch_matrix(a.shape[-1], size, kind="sparse_sign", seed=seed, device=a.device).to(wide.dtype)
+    kind = "sparse_sign" if a.shape[-1] > 64 else "gaussian"
+    start = sketch_matrix(a.shape[-1], size, kind=kind, seed=seed, device=a.device).to(wide.dtype)
     start = start.expand(*a.shape[:-2], *start.shape)
     if q0 is not None:
         warm = orthonormalize(wide.mT @ q0.to(wide.dtype))[0]
