@@ -12,8 +12,10 @@ from lrkernels.adapters import SORSA, DoRA, LoRAFA, LoRAXS, PiSSA, SingLoRA, VeR
 
 
 def leading_triplets(weight: torch.Tensor, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By NumPy, with rsvd's signs: of every column of U the entry of largest magnitude is positive."""
     u, s, vh = np.linalg.svd(weight.detach().double().numpy(), full_matrices=False)
-    return u[:, :rank], s[:rank], vh[:rank]
+    signs = np.sign(u[np.abs(u).argmax(0), np.arange(len(s))])
+    return (u * signs)[:, :rank], s[:rank], (vh * signs[:, None])[:rank]
 
 
 def dora_weight(p, weight):
