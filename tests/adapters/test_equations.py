@@ -12,10 +12,8 @@ from lrkernels.adapters import SORSA, DoRA, LoRAFA, LoRAXS, PiSSA, SingLoRA, VeR
 
 
 def leading_triplets(weight: torch.Tensor, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By NumPy, with rsvd's signs: of every column of U the entry of largest magnitude is positive."""
     u, s, vh = np.linalg.svd(weight.detach().double().numpy(), full_matrices=False)
-    signs = np.sign(u[np.abs(u).argmax(0), np.arange(len(s))])
-    return (u * signs)[:, :rank], s[:rank], (vh * signs[:, None])[:rank]
+    return u[:, :rank], s[:rank], vh[:rank]
 
 
 def dora_weight(p, weight):
@@ -60,6 +58,15 @@ def sorsa_weight(p, weight):
     return weight - 1.5 * torch.from_numpy(u * s @ vh) + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"]
 
 
+def svft_weight(p, weight):
+    u, _, vh = leading_triplets(weight, 4)
+    matrix = torch.zeros(4, 4, dtype=weight.dtype)
+    for i in range(4):
+        for j in range(max(0, i - 1), min(4, i + 2)):
+            matrix[i, j] = p["bands"][1 + j - i, i]
+    return weight + 1.5 * torch.from_numpy(u.copy()) @ matrix @ torch.from_numpy(vh.copy())
+
+
 # The weight that acts, as a function of the adapter's parameters and the base weight; alpha / r = 6 / 4.
 WEIGHTS = {
     "LoRA": lambda p, weight: weight + 6.0 / 2.0 * p["up"] @ p["down"],  # rslora: alpha / √r
@@ -67,6 +74,9 @@ WEIGHTS = {
     "DoRA": dora_weight,
     "VeRA": vera_weight,
     "PiSSA": pissa_weight,
+    "OffsetLoRA": lambda p, weight: weight + 1.5 * (p["up"] @ p["down"] - p["up_start"] @ p["down_start"]),
+    "NoRA": lambda p, weight: weight + 1.5 * p["up"] @ p["inner_up"] @ p["inner_down"] @ p["down"],
+    "SVFT": svft_weight,
     "LoRAXS": lambda p, weight: weight + 1.5 * p["up"] @ p["core"] @ p["down"],
     "SingLoRA": singlora_weight,
     "AdaLoRA": lambda p, weight: weight + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"],

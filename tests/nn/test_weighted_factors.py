@@ -124,7 +124,7 @@ def test_a_large_weight_is_nearly_the_best():
     """Beyond the sizes that are decomposed exactly; a spectrum that falls, and one that does not."""
     generator = np.random.default_rng(0)
     flat = generator.standard_normal((300, 200))
-    u, s, vh = np.linalg.svd(flat, full_matrices=False)
+    u, _, vh = np.linalg.svd(flat, full_matrices=False)
     for weight in (flat, u * 1.05 ** -np.arange(200.0) @ vh):
         layer = nn.Linear(200, 300)
         layer.weight.data = torch.from_numpy(weight).float()

@@ -2,6 +2,7 @@
 
 from lrkernels.nn import givens_schedule
 from lrkernels.nn.initialization import delta_orthogonal_, lsuv_, zero_one_
+from lrkernels.nn.input_statistics import InputStatistics, input_statistics
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.lowrank_linear import LowRankLinear
 from lrkernels.nn.orthogonal_linear import OrthogonalLinear
@@ -34,6 +35,7 @@ __all__ = [
     "GOFTLinear",
     "GivensLinear",
     "HouseholderLinear",
+    "InputStatistics",
     "LoRALinear",
     "LowRankLinear",
     "OFTLinear",
@@ -49,6 +51,7 @@ __all__ = [
     "delta_orthogonal_",
     "double_soft_orthogonality",
     "givens_schedule",
+    "input_statistics",
     "lsuv_",
     "mutual_coherence",
     "orthogonal",

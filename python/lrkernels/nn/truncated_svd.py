@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lrkernels.ops import rsvd
-from lrkernels.reference.rsvd import signs_of_columns
 
 # Where LAPACK decomposes the whole matrix instead, exactly: a matrix this small takes it a few milliseconds, and from a
 # quarter of the whole rank on (rank / 2 columns of oversampling come on top) it is the faster one. Measured on the CPU:
@@ -21,9 +20,8 @@ def truncated_svd(name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor,
     """U ``[out, rank]``, S ``[rank]`` and Vᵀ ``[rank, in]`` of ``weight [out, in]``, in float32 or wider.
 
     They are exact where min(out, in) is at most 128 or 8·rank above it; otherwise ``rsvd``'s, whose error is at most
-    1.02 times the best (1.03 on a flat spectrum). The same weight gives the same triplets; the largest entry of a
-    column of U is positive. ``name`` stands in the ValueError that a weight with NaN or Inf raises. A weight on the
-    meta device gives meta tensors.
+    1.02 times the best (1.03 on a flat spectrum). The same weight gives the same triplets. ``name`` stands in the
+    ValueError that a weight with NaN or Inf raises. A weight on the meta device gives meta tensors.
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if not wide.is_meta and not torch.isfinite(wide).all():
@@ -32,8 +30,4 @@ def truncated_svd(name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor,
         u, s, v = rsvd(wide, rank, power_iters=_POWER_STEPS, check="ignore")
         return u, s, v.mT
     u, s, vh = torch.linalg.svd(wide, full_matrices=False)
-    u, s, vh = u[:, :rank], s[:rank], vh[:rank]
-    if wide.is_meta:
-        return u, s, vh
-    signs = signs_of_columns(u)
-    return u * signs, s, vh * signs.mT
+    return u[:, :rank], s[:rank], vh[:rank]  # with LAPACK's signs, which those who restore PSOFT's factors expect
