@@ -113,7 +113,7 @@ def range_finder(
 
     With size − rank = p ≥ 2, already without power steps E‖A − QQᵀA‖_F ≤ √(1 + rank/(p − 1))·(Σ_{j>rank} σⱼ²)^½
     of a Gaussian start (theorem 10.5); signs were measured to do as well, but on a matrix of a few rows or columns they
-    may coincide. ‖A‖² − ‖QᵀA‖² is the error's square, for who wants to know. A backward pass through Q raises.
+    may coincide. :func:`rsvd_error` says what the error is. A backward pass through Q raises.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value, before any work. NaN is passed on.
