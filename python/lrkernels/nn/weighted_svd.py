@@ -26,14 +26,14 @@ def low_rank_factors(
         return u * root, root[:, None] * vh
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if output_moment is None:
-        u, _, _ = truncated_svd(name, wide @ _root(input_moment).to(wide), rank)
+        u, _, _ = truncated_svd(name, wide @ square_root(input_moment).to(wide), rank)
         return balanced(u, u.mT @ wide)
-    left, inverse = _root_and_inverse(output_moment)
+    left, inverse = root_and_inverse(output_moment)
     left, inverse = left.mT.to(wide), inverse.mT.to(wide)  # L and L⁻¹ of LᵀL
     if input_moment is None:
         _, _, vh = truncated_svd(name, left @ wide, rank)
         return balanced(wide @ vh.mT, vh)
-    u, _, _ = truncated_svd(name, left @ wide @ _root(input_moment).to(wide), rank)
+    u, _, _ = truncated_svd(name, left @ wide @ square_root(input_moment).to(wide), rank)
     return balanced(inverse @ u, u.mT @ (left @ wide))
 
 
@@ -49,16 +49,16 @@ def balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     return q_up @ (u * root), (root[:, None] * vh) @ q_down.mT
 
 
-def _root(moment: Tensor) -> Tensor:
+def square_root(moment: Tensor) -> Tensor:
     """R with R·Rᵀ = moment: Cholesky's factor, or Q·√Λ where the moment is singular."""
     moment = moment.double()
     if moment.dim() == 1:
         return moment.sqrt().diag()
     root, failed = torch.linalg.cholesky_ex(moment)
-    return root if not failed.any() else _root_and_inverse(moment)[0]
+    return root if not failed.any() else root_and_inverse(moment)[0]
 
 
-def _root_and_inverse(moment: Tensor) -> tuple[Tensor, Tensor]:
+def root_and_inverse(moment: Tensor) -> tuple[Tensor, Tensor]:
     """R = Q·√Λ with R·Rᵀ = moment, and its pseudo-inverse."""
     moment = moment.double()
     if moment.dim() == 1:
