@@ -99,7 +99,8 @@ def test_a_budget_holds_and_a_larger_one_is_no_worse(numbers):
     spectra = singular_values(layers)
 
     def left_over(ranks):
-        return sum(float((spectra[name][rank:] ** 2).sum()) for name, rank in ranks.items() if rank is not None)
+        shares = {name: spectra[name] ** 2 / (spectra[name] ** 2).sum() for name in ranks}
+        return sum(float(shares[name][rank:].sum()) for name, rank in ranks.items() if rank is not None)
 
     ranks = ranks_within(layers, spectra, numbers)
     compress(model, ranks)
@@ -108,17 +109,19 @@ def test_a_budget_holds_and_a_larger_one_is_no_worse(numbers):
     assert left_over(ranks_within(layers, spectra, numbers + 100)) <= left_over(ranks)
 
 
-def test_a_budget_is_spent_as_well_as_any_other_choice_would():
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_budget_is_spent_as_well_as_any_other_choice_would(relative):
     """Layers of one shape, where the greedy choice is the optimum: against all choices."""
     layers = {str(i): nn.Linear(16, 16) for i in range(3)}
     for i, (layer, rate) in enumerate(zip(layers.values(), (0.9, 0.5, 0.7), strict=True)):
         layer.weight.data = falling(16, 16, rate, i) * (i + 1)
     spectra = singular_values(layers)
-    ranks = ranks_within(layers, spectra, 32 * 8 + 5)
+    ranks = ranks_within(layers, spectra, 32 * 8 + 5, relative)
     assert sum(ranks.values()) == 8
 
     def left_over(choice):
-        return sum((values(layer.weight)[rank:] ** 2).sum() for layer, rank in zip(layers.values(), choice))
+        squares = [values(layer.weight) ** 2 for layer in layers.values()]
+        return sum(s[rank:].sum() / (s.sum() if relative else 1) for s, rank in zip(squares, choice, strict=True))
 
     best = min(left_over(c) for c in itertools.product(range(1, 8), repeat=3) if sum(c) == 8)
     np.testing.assert_allclose(left_over(ranks.values()), best)

@@ -42,16 +42,24 @@ def ranks_above(spectra: Mapping[str, Tensor], threshold: float) -> dict[str, in
     return {name: max(1, int((values >= threshold * values[0]).sum())) for name, values in spectra.items()}
 
 
-def ranks_within(layers: Mapping[str, nn.Linear], spectra: Mapping[str, Tensor], numbers: int) -> dict[str, int | None]:
+def ranks_within(
+    layers: Mapping[str, nn.Linear], spectra: Mapping[str, Tensor], numbers: int, relative: bool = True
+) -> dict[str, int | None]:
     """Ranks whose factors have at most ``numbers`` numbers altogether, with little of Σσ² left over; None means dense.
 
     The next rank goes to the layer where it removes most of Σσ² a number (σ² / (in + out)), until none fits. A layer
     where the next rank would cost more than the weight itself keeps its weight, if that fits, at an error of zero. All
     layers have rank 1 at least. For layers of one shape and no dense one it is the optimum. Biases do not count.
 
+    With ``relative`` every layer's whole Σσ² counts as one, for layers see inputs of different size and what their
+    errors do further on is not known; without it, σ² of all layers are compared as they are.
+
     The first stage of MLoRQ, without its second choice of bits. Gul, Peretz and Habi, "MLoRQ: bridging low-rank and
     quantization for transformer compression", 2025.
     """
+    if relative:
+        tiny = torch.finfo(torch.float64).tiny
+        spectra = {name: values / values.norm().clamp(min=tiny) for name, values in spectra.items()}
     sizes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
     least = sum(map(sum, sizes.values()))
     if numbers < least:
