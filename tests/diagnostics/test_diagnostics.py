@@ -12,8 +12,9 @@ from lrkernels.diagnostics import (
     numerical_rank,
     spectral_utilisation,
     stable_rank,
+    utilised_rank,
 )
-from lrkernels.nn import input_statistics
+from lrkernels.nn import LowRankLinear, input_statistics
 
 
 def with_spectrum(rows, cols, values, seed=0):
@@ -70,6 +71,17 @@ def test_the_numerical_rank_counts_to_a_limit_and_to_a_tolerance():
         numerical_rank(a, tolerance=-1)
     with pytest.raises(ValueError, match=r"stable_rank: a has shape \(3,\)"):
         stable_rank(torch.ones(3))
+
+
+def test_the_utilised_rank_is_that_of_the_inputs_and_enough_for_the_outputs():
+    linear, x = nn.Linear(24, 20).double(), gaussian(300, 5) @ gaussian(5, 24, 1)
+    moment = x.T @ x / 300
+    assert utilised_rank(linear.weight, moment) == 5 and numerical_rank(linear.weight) == 20
+    layer = LowRankLinear.from_linear(linear, 5, input_moment=moment)
+    torch.testing.assert_close(layer(x), linear(x), rtol=1e-6, atol=1e-6)
+    assert utilised_rank(linear.weight, torch.eye(24).double()) == 20
+    with pytest.raises(ValueError, match=r"utilised_rank: input_moment has shape \(20, 20\)"):
+        utilised_rank(linear.weight, torch.eye(20))
 
 
 # --- utilisation ---

@@ -5,6 +5,7 @@ from lrkernels.compress.penalties import frobenius_decay, nuclear_penalty
 from lrkernels.compress.ranks import ranks_above, ranks_within, singular_values
 from lrkernels.compress.residuals import apply_residuals, compensate, weight_residuals
 from lrkernels.compress.sharing import share_weight
+from lrkernels.compress.splits import splits_within
 from lrkernels.compress.stable_rank_switch import StableRankSwitch
 from lrkernels.compress.truncation import add_nuclear_subgradient_, truncate_
 
@@ -21,6 +22,7 @@ __all__ = [
     "ranks_within",
     "share_weight",
     "singular_values",
+    "splits_within",
     "truncate_",
     "weight_residuals",
 ]

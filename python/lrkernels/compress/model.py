@@ -11,6 +11,7 @@ from lrkernels.nn.input_statistics import InputStatistics
 from lrkernels.nn.lowrank_linear import LowRankLinear
 from lrkernels.nn.replace import replace_linear
 from lrkernels.nn.replace_report import ReplaceReport
+from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 
 def linear_layers(model: nn.Module, target_modules: Iterable[str] | str = "all-linear") -> dict[str, nn.Linear]:
@@ -21,7 +22,7 @@ def linear_layers(model: nn.Module, target_modules: Iterable[str] | str = "all-l
 
 def compress(
     model: nn.Module,
-    ranks: int | Mapping[str, int | None],
+    ranks: int | Mapping[str, int | tuple[int, int] | None],
     *,
     target_modules: Iterable[str] | str = "all-linear",
     statistics: Mapping[str, InputStatistics] | None = None,
@@ -35,7 +36,8 @@ def compress(
         print(compress(model, ranks, statistics=statistics))
 
     ``ranks`` is one for all, or a mapping of names as ``linear_layers`` gives them, in which None (or no entry) leaves
-    a layer as it is. ``statistics`` of a layer weigh its approximation; with ``keep_mean`` they also correct its bias.
+    a layer as it is and (groups, rank) makes it a ``SplitLowRankLinear``. ``statistics`` of a ``LowRankLinear`` weigh
+    its approximation; with ``keep_mean`` they also correct its bias.
     ``target_modules``, the report and what is refused are ``replace_linear``'s.
 
     Raises as ``replace_linear`` and ``from_linear``, with the model unchanged, and ValueError for a name in ``ranks``
@@ -53,6 +55,8 @@ def compress(
         rank = ranks.get(name) if isinstance(ranks, Mapping) else ranks
         if rank is None:
             return linear
+        if isinstance(rank, tuple):
+            return SplitLowRankLinear.from_linear(linear, *rank)
         seen = None if statistics is None else statistics.get(name)
         if seen is None:
             return LowRankLinear.from_linear(linear, rank)

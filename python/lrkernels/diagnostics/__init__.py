@@ -2,7 +2,7 @@
 
 from lrkernels.diagnostics.heavy_tail import heavy_tail_exponent
 from lrkernels.diagnostics.intruders import Intruders, intruder_dimensions
-from lrkernels.diagnostics.ranks import effective_rank, numerical_rank, stable_rank
+from lrkernels.diagnostics.ranks import effective_rank, numerical_rank, stable_rank, utilised_rank
 from lrkernels.diagnostics.utilisation import SpectralUtilisation, spectral_utilisation
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "numerical_rank",
     "spectral_utilisation",
     "stable_rank",
+    "utilised_rank",
 ]

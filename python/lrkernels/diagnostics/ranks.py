@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrkernels.nn.weighted_svd import check_moment, square_root
 from lrkernels.ops import rsvd
 from lrkernels.ops.sketch._checks import check_matrices
 
@@ -51,6 +52,22 @@ def numerical_rank(a: Tensor, tolerance: float | None = None, at_most: int | Non
         raise ValueError(f"numerical_rank: tolerance is {tolerance}, expected at least 0")
     s = torch.linalg.svdvals(_wide(a)) if at_most is None else rsvd(a, at_most)[1]
     return (s > tolerance * s[..., :1]).sum(-1)
+
+
+@torch.no_grad()
+def utilised_rank(weight: Tensor, input_moment: Tensor, tolerance: float = 1e-3) -> Tensor:
+    """How much rank of ``weight [out, in]`` its inputs reach: the numerical rank of W·R, R·Rᵀ = E[x·xᵀ]; int64.
+
+    With tolerance 0 and inputs in a space of k dimensions at most k; ``LowRankLinear.from_linear`` with this rank and
+    the same moment has the same outputs, up to the singular values below ``tolerance`` times the largest.
+
+    Garg, Joshi and Singh, "Revealing the utilized rank of subspaces of learning in neural networks", 2024, who project
+    on the outputs too.
+    """
+    check_matrices("utilised_rank", weight, "weight")
+    check_moment("utilised_rank", "input_moment", input_moment, weight.shape[-1], "input")
+    wide = _wide(weight)
+    return numerical_rank(wide @ square_root(input_moment).to(wide), tolerance)
 
 
 def exponential_entropy(values: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from lrkernels.nn.rotations import (
 )
 from lrkernels.nn.row_conditioning import condition_rows
 from lrkernels.nn.sandwich_linear import SandwichLinear
+from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 __all__ = [
     "BOFTLinear",
@@ -46,6 +47,7 @@ __all__ = [
     "RotatedLinear",
     "Rotation",
     "SandwichLinear",
+    "SplitLowRankLinear",
     "condition_rows",
     "convolution_orthogonality",
     "delta_orthogonal_",

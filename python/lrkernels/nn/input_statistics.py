@@ -44,7 +44,7 @@ def input_statistics(
     if run is None:
         run = lambda batch: model(**batch) if isinstance(batch, Mapping) else model(batch)  # noqa: E731
     sums = {name: _Sums() for name in layers}
-    handles = [layer.register_forward_pre_hook(sums[name].see) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(sums[name].see, with_kwargs=True) for name, layer in layers.items()]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -65,8 +65,8 @@ class _Sums:
         self.moment: Tensor | None = None
         self.mean: Tensor | None = None
 
-    def see(self, layer: nn.Module, args: tuple) -> None:
-        x = args[0].detach()
+    def see(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        x = (args[0] if args else next(iter(kwargs.values()))).detach()
         x = x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
         with torch.autocast(x.device.type, enabled=False):
             moment, mean = (x.mT @ x).double(), x.sum(0, dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_dense_weight, check_dtype, check_linear, check_rank, check_size
-from lrkernels.nn.weighted_svd import check_moment, low_rank_factors
+from lrkernels.nn.weighted_svd import balanced, check_moment, low_rank_factors
 from lrkernels.ops import lowrank_linear
 
 
@@ -150,6 +150,18 @@ class LowRankLinear(nn.Module):
             trained = weight.requires_grad if linear.bias is None else linear.bias.requires_grad
             layer.bias = nn.Parameter(bias.clone(), requires_grad=trained)
         return layer
+
+    @torch.no_grad()
+    def balance_(self) -> None:
+        """Factors of the same product with upᵀ·up = down·downᵀ, up = U·√S and down = √S·Vᵀ, in place.
+
+        A step that low-rank pretraining repeats now and then, for training makes one factor outgrow the other. What the
+        optimizer remembers belongs to the old factors: reset it. Restores full rank of neither.
+        """
+        wide = torch.promote_types(self.up.dtype, torch.float32)
+        up, down = balanced(self.up.to(wide), self.down.to(wide))
+        self.up.copy_(up)
+        self.down.copy_(down)
 
     @torch.inference_mode(False)
     @torch.no_grad()
