@@ -235,7 +235,7 @@ def test_a_whole_band_of_svft_reaches_any_update_and_keeps_its_length():
     narrow = SVFT.wrap(nn.Linear(8, 8, dtype=torch.float64), r=8, band=1).adapter
     with torch.no_grad():
         narrow.bands.fill_(1.0)
-    assert narrow.matrix().count_nonzero() == 8 + 2 * 7
+    assert narrow.matrix().count_nonzero() == 8 + 2 * 7 and repr(narrow).endswith("band=1)")
 
 
 def test_svft_with_no_band_trains_singular_values():
@@ -259,6 +259,7 @@ def test_nora_moves_within_the_inner_rank():
     projected = torch.from_numpy(u @ u.T) @ layer.adapter.delta() @ torch.from_numpy(vh.T @ vh)
     torch.testing.assert_close(projected, layer.adapter.delta())
     assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 2 * 6 * 2
+    assert repr(layer.adapter).endswith("r=6, alpha=6, rslora=False, inner=2)")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ def test_it_computes_its_equation_with_its_gradients(groups, bias):
     assert half.dtype == torch.bfloat16
 
 
+def test_it_compiles_whole_and_takes_another_batch():
+    layer, x = SplitLowRankLinear(12, 10, 3, 2), torch.randn(5, 12)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert "groups=3, rank=2" in repr(layer)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_it_starts_with_the_variance_of_linear(groups):
     weight = weight_of(SplitLowRankLinear(256, 192, groups, 32))

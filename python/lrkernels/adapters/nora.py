@@ -41,3 +41,6 @@ class NoRA(LowRankAdapter):
 
     def factors(self) -> Factors:
         return Factors(self.down, self.up, core=self.inner_up @ self.inner_down, scale=self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, inner={self.inner_down.shape[0]}"

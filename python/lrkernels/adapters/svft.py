@@ -56,3 +56,6 @@ class SVFT(LowRankAdapter):
         if self.band == 0:
             return Factors(self.down, self.up, gate=self.bands[0], scale=self.scale)
         return Factors(self.down, self.up, core=self.matrix(), scale=self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, band={self.band}"
