@@ -23,8 +23,10 @@ from lrkernels.ops import (
     lowrank_project,
     orthonormalize,
     polar,
+    power_iteration,
     range_finder,
     rsvd,
+    rsvd_error,
     sketch,
     spectral_norm_bound,
     unsketch,
@@ -34,8 +36,8 @@ __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
 
 def __getattr__(name: str):
-    """lrkernels.adapters and lrkernels.testing, imported when somebody asks for them."""
-    if name in ("adapters", "testing"):
+    """lrkernels.adapters and the like, imported when somebody asks for them."""
+    if name in ("adapters", "compress", "diagnostics", "testing"):
         return _importlib.import_module(f"lrkernels.{name}")
     raise AttributeError(f"module 'lrkernels' has no attribute {name!r}")
 
@@ -58,11 +60,13 @@ __all__ = [
     "lowrank_project",
     "orthonormalize",
     "polar",
+    "power_iteration",
     "range_finder",
     "reference",
     "replace_linear",
     "restore",
     "rsvd",
+    "rsvd_error",
     "sketch",
     "spectral_norm_bound",
     "trace",

@@ -228,9 +228,10 @@ def test_replace_linear_takes_each(name):
     own = {id(p) for layer in layers for p in layer.adapters.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained and all(id(p) in own for p in trained)
-    assert (name in ("LoRAFA", "VeRA", "PiSSA", "LoRAXS", "PSOFT", "SORSA")) == any(
-        not p.requires_grad for layer in layers for p in layer.adapters.parameters()
-    ), "constants of an adapter stay constant"
+    constant = ("LoRAFA", "VeRA", "PiSSA", "OffsetLoRA", "LoRAXS", "NoRA", "SVFT", "PSOFT", "SORSA")
+    assert (name in constant) == any(not p.requires_grad for layer in layers for p in layer.adapters.parameters()), (
+        "constants of an adapter stay constant"
+    )
     with pytest.raises(ValueError, match="matches 0, which is a AdaptedLinear already"):
         replace_linear(model, partial(LoRALinear, r=2), target_modules=["0"])
     for layer in layers:

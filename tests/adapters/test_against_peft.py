@@ -106,6 +106,18 @@ def test_pissa_starts_and_acts_as_pefts():
         torch.testing.assert_close(getattr(ours.adapter, key).grad, peer.grad)
 
 
+def test_a_pissa_by_rsvd_starts_as_pefts_exact_one():
+    linear = nn.Linear(200, 300)
+    u, _, vh = torch.linalg.svd(linear.weight.detach(), full_matrices=False)
+    linear.weight.data = u * 0.8 ** torch.arange(200.0) @ vh
+    theirs = lora_parameters(peft_layer(peft.LoraConfig(r=8, init_lora_weights="pissa", **common()), linear))
+    ours = PiSSA.wrap(linear, r=8).adapter
+    torch.testing.assert_close(ours.up @ ours.down, theirs["up"] @ theirs["down"], atol=1e-4, rtol=0)
+    signs = (ours.up * theirs["up"]).sum(0).sign()
+    torch.testing.assert_close(ours.up * signs, theirs["up"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(ours.down * signs[:, None], theirs["down"], atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("adapter_class", "options", "config", "parameters_of"),
     [

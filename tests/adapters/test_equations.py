@@ -58,6 +58,15 @@ def sorsa_weight(p, weight):
     return weight - 1.5 * torch.from_numpy(u * s @ vh) + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"]
 
 
+def svft_weight(p, weight):
+    u, _, vh = leading_triplets(weight, 4)
+    matrix = torch.zeros(4, 4, dtype=weight.dtype)
+    for i in range(4):
+        for j in range(max(0, i - 1), min(4, i + 2)):
+            matrix[i, j] = p["bands"][1 + j - i, i]
+    return weight + 1.5 * torch.from_numpy(u.copy()) @ matrix @ torch.from_numpy(vh.copy())
+
+
 # The weight that acts, as a function of the adapter's parameters and the base weight; alpha / r = 6 / 4.
 WEIGHTS = {
     "LoRA": lambda p, weight: weight + 6.0 / 2.0 * p["up"] @ p["down"],  # rslora: alpha / √r
@@ -65,6 +74,9 @@ WEIGHTS = {
     "DoRA": dora_weight,
     "VeRA": vera_weight,
     "PiSSA": pissa_weight,
+    "OffsetLoRA": lambda p, weight: weight + 1.5 * (p["up"] @ p["down"] - p["up_start"] @ p["down_start"]),
+    "NoRA": lambda p, weight: weight + 1.5 * p["up"] @ p["inner_up"] @ p["inner_down"] @ p["down"],
+    "SVFT": svft_weight,
     "LoRAXS": lambda p, weight: weight + 1.5 * p["up"] @ p["core"] @ p["down"],
     "SingLoRA": singlora_weight,
     "AdaLoRA": lambda p, weight: weight + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"],

@@ -12,7 +12,9 @@ from torch import nn
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 
+from lrkernels.compress import compress
 from lrkernels.demo import __main__ as command_line
+from lrkernels.demo.compression import compression_curve
 from lrkernels.demo.corpus import HELD_OUT_PACKAGE, load_corpus, sample_batch, validation_windows
 from lrkernels.demo.experiments import EXPERIMENTS, QUICK, Experiment, Setup
 from lrkernels.demo.memory import peak_memory
@@ -167,7 +169,26 @@ def test_same_seed_same_numbers_and_a_whole_report(tmp_path, capsys):
     assert report["setup"]["seed"] == 0 and report["machine"]["threads"] == torch.get_num_threads()
     assert [row["losses"] for row in report["results"]] == [result.losses for result in first]
     assert report["results"][0]["package_bits_before"] is None
+    ranks = [point["rank"] for point in report["compressed"]]
+    assert ranks == [2, 4, 8, 16] and all(f"rank {rank} " in printed for rank in ranks)
+    assert report["compressed"][-1]["parameters"] < dense.parameters
+    assert f"{report['compressed'][0]['bits_by_outputs']:.3f}" in printed
     assert (tmp_path / "a" / "demo-report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compression_is_measured_on_copies(corpus):
+    torch.manual_seed(0)
+    model = ByteTransformer(32, 2, 2, 32)
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    curve, seconds = compression_curve(model, TINY, corpus)
+    assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items()) and seconds > 0
+    assert [point.rank for point in curve] == [2, 4, 8, 16]
+    sizes = [point.parameters for point in curve]
+    assert sizes == sorted(sizes) and sizes[-1] - sizes[-2] == 2 * 8 * (128 + 64 + 160 + 160)
+    bits = bits_per_byte(model, corpus.library.validation, TINY)
+    assert all(point.bits_by_weights != point.bits_by_outputs for point in curve)
+    compress(model, 32)
+    assert bits_per_byte(model, corpus.library.validation, TINY) == pytest.approx(bits, abs=1e-4), "full rank"
 
 
 def test_another_experiment_is_another_row(tmp_path, capsys):

@@ -75,6 +75,20 @@ def test_from_linear_keeps_flags_and_shares_nothing():
     assert LowRankLinear.from_linear(nn.Linear(8, 8, bias=False), 3).bias is None
 
 
+def test_balancing_keeps_the_product():
+    for dtype, rounding in ((torch.float64, 1e-12), (torch.bfloat16, 3e-2)):
+        layer = LowRankLinear(12, 10, 4, dtype=torch.float64)
+        with torch.no_grad():
+            layer.up.mul_(30.0)
+        layer = layer.to(dtype)
+        product, parameter = (layer.up @ layer.down).double(), layer.up
+        layer.balance_()
+        assert layer.up is parameter, "the optimizer's parameters stay"
+        up, down = layer.up.double(), layer.down.double()
+        torch.testing.assert_close(up @ down, product, rtol=rounding, atol=rounding * product.abs().max().item())
+        torch.testing.assert_close(up.T @ up, down @ down.T, rtol=rounding, atol=rounding * product.norm().item())
+
+
 def test_state_dict_round_trip_and_keys():
     layer, other = LowRankLinear(8, 6, 2), LowRankLinear(8, 6, 2)
     assert list(layer.state_dict()) == ["down", "up", "bias"]

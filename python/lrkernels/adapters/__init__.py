@@ -7,6 +7,8 @@ from lrkernels.adapters.boft import BOFT
 from lrkernels.adapters.cola import CoLA
 from lrkernels.adapters.dora import DoRA
 from lrkernels.adapters.dylora import DyLoRA
+from lrkernels.adapters.eva import eva_
+from lrkernels.adapters.first_gradients import lora_ga_, lora_sb_
 from lrkernels.adapters.givens import Givens
 from lrkernels.adapters.goft import GOFT
 from lrkernels.adapters.hra import HRA
@@ -15,6 +17,8 @@ from lrkernels.adapters.lora_fa import LoRAFA
 from lrkernels.adapters.lora_plus import lora_plus_groups
 from lrkernels.adapters.lora_xs import LoRAXS
 from lrkernels.adapters.low_rank_adapter import Factors, LowRankAdapter
+from lrkernels.adapters.nora import NoRA
+from lrkernels.adapters.offset_lora import OffsetLoRA
 from lrkernels.adapters.oft import OFT
 from lrkernels.adapters.pissa import PiSSA
 from lrkernels.adapters.psoft import PSOFT
@@ -23,6 +27,7 @@ from lrkernels.adapters.relora import restart
 from lrkernels.adapters.rotation_adapter import RotationAdapter
 from lrkernels.adapters.singlora import SingLoRA, count_steps
 from lrkernels.adapters.sorsa import SORSA
+from lrkernels.adapters.svft import SVFT
 from lrkernels.adapters.vera import VeRA, VeRAFactors
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "OFT",
     "PSOFT",
     "SORSA",
+    "SVFT",
     "AdaLoRA",
     "AdaptedLinear",
     "Adapter",
@@ -44,6 +50,8 @@ __all__ = [
     "LoRAFA",
     "LoRAXS",
     "LowRankAdapter",
+    "NoRA",
+    "OffsetLoRA",
     "PiSSA",
     "RankAllocator",
     "RotationAdapter",
@@ -52,7 +60,10 @@ __all__ = [
     "VeRAFactors",
     "adapted_layers",
     "count_steps",
+    "eva_",
+    "lora_ga_",
     "lora_plus_groups",
+    "lora_sb_",
     "orthogonality_penalty",
     "restart",
 ]

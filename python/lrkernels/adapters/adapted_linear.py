@@ -173,3 +173,23 @@ class AdaptedLinear(MergeableLinear):
 def adapted_layers(model: nn.Module) -> Iterator[AdaptedLinear]:
     """Every ``AdaptedLinear`` of a model, to set, disable or merge the adapters of all."""
     return (module for module in model.modules() if isinstance(module, AdaptedLinear))
+
+
+def active_adapters(function: str, model: nn.Module, kind: type[Adapter]) -> list[tuple[str, AdaptedLinear, Adapter]]:
+    """The name of every unmerged adapted layer whose adapter is of a kind, the layer and the adapter that is set.
+
+    ``function`` stands in the ValueError that a model without one raises.
+    """
+    found = [
+        (name, layer, layer.adapter)
+        for name, layer in model.named_modules()
+        if isinstance(layer, AdaptedLinear) and isinstance(layer.adapter, kind)
+    ]
+    if not found:
+        raise ValueError(f"{function}: the model has no adapted layer whose adapter is a {kind.__name__}")
+    for name, layer, _ in found:
+        if layer.merged or not layer.enabled:
+            raise ValueError(
+                f"{function}: '{name}' is {'merged' if layer.merged else 'disabled'}, expected an active one"
+            )
+    return found

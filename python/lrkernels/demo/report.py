@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lrkernels.demo.compression import CompressedModel
 from lrkernels.demo.corpus import HELD_OUT_PACKAGE, Corpus
 from lrkernels.demo.experiments import Setup
 from lrkernels.demo.memory import PEAK_MEMORY_MEANING
@@ -37,9 +38,7 @@ def table(results: list[Result]) -> str:
                 f"{result.peak_bytes / _MIB:.1f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = _lines(rows)
     return "\n".join(
         [
             *lines,
@@ -52,11 +51,36 @@ def table(results: list[Result]) -> str:
     )
 
 
+def compression_table(curve: list[CompressedModel], results: list[Result]) -> str:
+    """The dense model, then its compressed ones from the largest down."""
+    dense = next(result for result in results if result.name == "dense")
+    rows = [("dense model, compressed", "parameters", "b/B, best weights", "b/B, best outputs")]
+    rows.append(("as trained", f"{dense.parameters:,}", f"{dense.library_bits:.3f}", f"{dense.library_bits:.3f}"))
+    for point in reversed(curve):
+        bits = (f"{b:.3f}" for b in (point.bits_by_weights, point.bits_by_outputs))
+        rows.append((f"rank {point.rank}", f"{point.parameters:,}", *bits))
+    return "\n".join(
+        [
+            *_lines(rows),
+            "",
+            "Every layer of the blocks at one rank by rsvd, without further training: the best approximation of the",
+            "weights, or of the layers' outputs on a few training batches.",
+        ]
+    )
+
+
+def _lines(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
+
+
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column == 0 else cell.rjust(width)
 
 
-def write_json(path: Path, results: list[Result], setup: Setup, corpus: Corpus) -> None:
+def write_json(path: Path, results: list[Result], curve: list[CompressedModel], setup: Setup, corpus: Corpus) -> None:
     def sizes(text):
         return {
             "train_files": text.train_files,
@@ -77,17 +101,21 @@ def write_json(path: Path, results: list[Result], setup: Setup, corpus: Corpus) 
         },
         "peak_bytes_means": PEAK_MEMORY_MEANING,
         "results": [{k: None if v != v else v for k, v in asdict(result).items()} for result in results],
+        "compressed": [asdict(point) for point in curve],
     }
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
-def draw(path: Path, results: list[Result]) -> None:
-    """Loss curves above, one panel for each text trained on; the columns of the table as bars below."""
+def draw(path: Path, results: list[Result], curve: list[CompressedModel]) -> None:
+    """Loss curves above, one panel for each text trained on, and compression; the columns of the table below."""
     colors = dict(zip((r.name for r in results), matplotlib.color_sequences["tab10"] * (1 + len(results) // 10)))
     texts = list(dict.fromkeys(result.text for result in results))
-    figure = Figure(figsize=(13, 8.2), layout="constrained")
+    figure = Figure(figsize=(16 if curve else 13, 8.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1.0))
-    for axes, text in zip(above.subplots(1, len(texts), squeeze=False)[0], texts):
+    panels = above.subplots(1, len(texts) + bool(curve), squeeze=False)[0]
+    if curve:
+        _compression(panels[-1], curve, results)
+    for axes, text in zip(panels, texts):
         _curves(axes, text, [r for r in results if r.text == text], colors)
     bars = below.subplots(1, 4, sharey=True)
     _parameter_bars(bars[0], results, colors)
@@ -113,6 +141,33 @@ def _curves(axes: Axes, text: str, results: list[Result], colors: dict[str, tupl
     name = "the standard library" if text == "library" else f"{HELD_OUT_PACKAGE}, held out before"
     axes.set_title(f"trained on {name}", fontsize=11)
     axes.set_xlabel("step")
+    axes.set_ylabel("bits per byte")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _compression(axes: Axes, curve: list[CompressedModel], results: list[Result]) -> None:
+    """Against the rank, with the share of the dense model's parameters at every point."""
+    dense = next(result for result in results if result.name == "dense")
+    ranks = [point.rank for point in curve]
+    for label, bits in (
+        ("best weights", [point.bits_by_weights for point in curve]),
+        ("best outputs", [point.bits_by_outputs for point in curve]),
+    ):
+        axes.plot(ranks, bits, marker="o", markersize=4, label=label)
+    axes.axhline(
+        dense.library_bits, color="gray", linestyle="--", linewidth=1, label=f"dense: {dense.library_bits:.3f}"
+    )
+    for point in curve:
+        share = f"{point.parameters / dense.parameters:.0%}"
+        at = point.rank, max(point.bits_by_weights, point.bits_by_outputs)
+        axes.annotate(share, at, (5, 5), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.margins(x=0.12, y=0.1)
+    axes.minorticks_off()
+    axes.set_title("the dense model compressed (% of its parameters)", fontsize=11)
+    axes.set_xlabel("rank of every layer")
     axes.set_ylabel("bits per byte")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)

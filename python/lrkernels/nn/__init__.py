@@ -2,6 +2,7 @@
 
 from lrkernels.nn import givens_schedule
 from lrkernels.nn.initialization import delta_orthogonal_, lsuv_, zero_one_
+from lrkernels.nn.input_statistics import InputStatistics, input_statistics
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.lowrank_linear import LowRankLinear
 from lrkernels.nn.orthogonal_linear import OrthogonalLinear
@@ -28,12 +29,14 @@ from lrkernels.nn.rotations import (
 )
 from lrkernels.nn.row_conditioning import condition_rows
 from lrkernels.nn.sandwich_linear import SandwichLinear
+from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 __all__ = [
     "BOFTLinear",
     "GOFTLinear",
     "GivensLinear",
     "HouseholderLinear",
+    "InputStatistics",
     "LoRALinear",
     "LowRankLinear",
     "OFTLinear",
@@ -44,11 +47,13 @@ __all__ = [
     "RotatedLinear",
     "Rotation",
     "SandwichLinear",
+    "SplitLowRankLinear",
     "condition_rows",
     "convolution_orthogonality",
     "delta_orthogonal_",
     "double_soft_orthogonality",
     "givens_schedule",
+    "input_statistics",
     "lsuv_",
     "mutual_coherence",
     "orthogonal",

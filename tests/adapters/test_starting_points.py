@@ -1,0 +1,275 @@
+"""Starting points: EVA, LoRA-GA and LoRA-SB by their identities, and PiSSA, NoRA and SVFT by what they span."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_equations import leading_triplets
+from torch import nn
+
+from lrkernels.adapters import (
+    SVFT,
+    LoRA,
+    LoRAFA,
+    LoRAXS,
+    NoRA,
+    OffsetLoRA,
+    PiSSA,
+    adapted_layers,
+    eva_,
+    lora_ga_,
+    lora_sb_,
+)
+from lrkernels.nn import input_statistics, replace_linear
+
+IN, HIDDEN, OUT = 12, 14, 10
+
+
+def network(dtype=torch.float64):
+    return nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUT)).to(dtype)
+
+
+def adapted(adapter_class, dtype=torch.float64, **options):
+    model = network(dtype)
+    replace_linear(model, partial(adapter_class.wrap, **options), target_modules="all-linear")
+    return model
+
+
+def data(count=3, rows=40):
+    return [torch.randn(rows, IN).double() * torch.linspace(0.2, 2, IN).double() + 0.5 for _ in range(count)]
+
+
+def squared(model):
+    return lambda batch: model(batch).square().mean()
+
+
+# --- statistics ---
+
+
+def test_input_statistics_are_those_of_all_batches_together():
+    model, batches = network(torch.float32), [x.float() for x in data()]
+    batches[1] = batches[1].reshape(2, 20, IN)
+    model.train()
+    statistics = input_statistics(model, batches, {"first": model[0], "last": model[2]})
+    x = torch.cat([b.reshape(-1, IN) for b in batches]).double()
+    assert statistics["first"].count == len(x) == 120 and model.training
+    torch.testing.assert_close(statistics["first"].moment, x.T @ x / 120, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(statistics["first"].mean, x.mean(0), rtol=1e-6, atol=1e-6)
+    covariance = torch.from_numpy(np.cov(x.numpy().T, bias=True))
+    torch.testing.assert_close(statistics["first"].covariance, covariance, rtol=1e-5, atol=1e-5)
+    h = torch.tanh(F.linear(x, model[0].weight.double(), model[0].bias.double())).detach()
+    torch.testing.assert_close(statistics["last"].moment, h.T @ h / 120, rtol=1e-5, atol=1e-5)
+    assert not model[0]._forward_pre_hooks
+    by_keyword = input_statistics(model, [{"input": batches[0]}], {"first": model[0]})
+    assert by_keyword["first"].count == 40
+    with pytest.raises(ValueError, match="'last' saw no input; was there a batch"):
+        input_statistics(model, [], {"last": model[2]})
+    with pytest.raises(ValueError, match="an input of 'first' holds NaN or Inf"):
+        input_statistics(model, [torch.full((2, IN), float("inf"))], {"first": model[0]})
+
+
+# --- EVA ---
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("adapter_class", [LoRA, LoRAFA])
+def test_eva_holds_the_most_energy_that_r_directions_can(adapter_class, center):
+    model, batches = adapted(adapter_class, r=3), data()
+    x = torch.cat(batches)
+    before = model(x)
+    assert eva_(model, batches, center=center) == {"0": 3, "2": 3}
+    torch.testing.assert_close(model(x), before)
+    h = torch.tanh(model[0].base_layer(x)).detach()
+    for layer, inputs in ((model[0], x), (model[2], h)):
+        centered = inputs - inputs.mean(0) if center else inputs
+        down = layer.adapter.down
+        torch.testing.assert_close(down @ down.T, torch.eye(3).double())
+        singular_values = np.linalg.svd(centered.numpy(), compute_uv=False)
+        energy = (centered @ down.T).square().sum()
+        np.testing.assert_allclose(energy.item(), (singular_values[:3] ** 2).sum(), rtol=1e-9)
+        random = torch.linalg.qr(torch.randn(inputs.shape[1], 3).double())[0]
+        assert (centered @ random).square().sum() < energy
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_eva_hands_ranks_to_the_directions_that_explain_most(rslora):
+    model, batches = adapted(LoRA, r=3, alpha=6.0, rslora=rslora), data()
+    scale = model[0].adapter.scale
+    with torch.no_grad():  # hidden features that all follow one number
+        model[0].base_layer.weight.copy_(torch.randn(HIDDEN, 1) @ torch.randn(1, IN))
+        model[0].base_layer.bias.zero_()
+    ranks = eva_(model, batches, rho=2.0)
+    x = torch.cat(batches)
+    shares = {}
+    for name, inputs in (("0", x), ("2", torch.tanh(model[0].base_layer(x)).detach())):
+        energies = np.linalg.svd(inputs.numpy(), compute_uv=False) ** 2
+        shares[name] = (energies / energies.sum())[:6]
+    rest = sorted(((share, name) for name in shares for share in shares[name][1:]), reverse=True)[:4]
+    assert ranks == {name: 1 + sum(n == name for _, n in rest) for name in shares}
+    assert sum(ranks.values()) == 6 and ranks["0"] > ranks["2"]
+    for name, layer in zip("02", adapted_layers(model), strict=True):
+        adapter = layer.adapter
+        assert adapter.r == ranks[name] == len(adapter.down) and adapter.scale == pytest.approx(scale)
+        assert adapter.down.requires_grad and adapter.up.requires_grad
+    model(x).sum().backward()
+    assert all(layer.adapter.up.grad.any() for layer in adapted_layers(model))
+
+
+def test_eva_refuses():
+    with pytest.raises(ValueError, match="eva_: the model has no adapted layer whose adapter is a LoRA"):
+        eva_(network(), data())
+    with pytest.raises(ValueError, match=r"eva_: rho is 0.5, expected at least 1"):
+        eva_(adapted(LoRA, r=2), data(), rho=0.5)
+    merged = adapted(LoRA, r=2)
+    merged[2].merge()
+    with pytest.raises(ValueError, match="eva_: '2' is merged, expected an active one"):
+        eva_(merged, data())
+
+
+# --- LoRA-GA, LoRA-SB ---
+
+
+def full_gradients(model, batches):
+    """Of the mean loss, by the dense weights, in plain torch."""
+    weights = [layer.base_layer.weight.detach().clone().requires_grad_() for layer in adapted_layers(model)]
+    biases = [layer.base_layer.bias.detach() for layer in adapted_layers(model)]
+    losses = [F.linear(torch.tanh(F.linear(x, weights[0], biases[0])), weights[1], biases[1]) for x in batches]
+    return torch.autograd.grad(torch.stack([y.square().mean() for y in losses]).mean(), weights)
+
+
+def test_the_first_step_of_lora_ga_is_the_best_of_rank_2r():
+    model, batches = adapted(OffsetLoRA, r=2, alpha=3.0), data()
+    x, scale, gamma = torch.cat(batches), 1.5, 4.0
+    before, flags = model(x), [p.requires_grad for p in model.parameters()]
+    lora_ga_(model, squared(model), batches, gamma=gamma)
+    torch.testing.assert_close(model(x), before)
+    assert flags == [p.requires_grad for p in model.parameters()] and all(p.grad is None for p in model.parameters())
+    for layer, gradient in zip(adapted_layers(model), full_gradients(model, batches), strict=True):
+        adapter = layer.adapter
+        u, s, vh = leading_triplets(gradient, 4)
+        nearest = torch.from_numpy(u * s @ vh)
+        factor = layer.out_features**0.5 / gamma
+        step = adapter.up @ adapter.up.T @ gradient + gradient @ adapter.down.T @ adapter.down
+        torch.testing.assert_close(step, factor * nearest, check_stride=False)
+        assert not torch.allclose(adapter.up, torch.zeros_like(adapter.up))
+    # And so moves the weight that acts: a small gradient step, to first order.
+    lr = 1e-6
+    start = [layer.weight.detach().clone() for layer in adapted_layers(model)]
+    sum(squared(model)(batch) for batch in batches).div(len(batches)).backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr).step()
+    for layer, weight, gradient in zip(adapted_layers(model), start, full_gradients(model, batches), strict=True):
+        u, s, vh = leading_triplets(gradient, 4)
+        expected = -lr * scale**2 * layer.out_features**0.5 / gamma * torch.from_numpy(u * s @ vh)
+        torch.testing.assert_close(layer.weight - weight, expected, rtol=1e-3, atol=1e-11, check_stride=False)
+
+
+def test_lora_sb_starts_one_step_further_and_sees_the_gradient_through_its_factors():
+    batches = data()
+    for sign in (False, True):
+        model = adapted(LoRAXS, r=3, alpha=6.0)
+        gradients = full_gradients(model, batches)
+        lora_sb_(model, squared(model), batches, lr=0.1, sign=sign)
+        for layer, gradient in zip(adapted_layers(model), gradients, strict=True):
+            adapter, update = layer.adapter, -0.1 * (gradient.sign() if sign else gradient)
+            u, s, vh = leading_triplets(update, 3)
+            torch.testing.assert_close(adapter.delta(), torch.from_numpy(u * s @ vh), check_stride=False)
+            projected = adapter.up @ (adapter.up.T @ update @ adapter.down.T) @ adapter.down
+            torch.testing.assert_close(projected, torch.from_numpy(u * s @ vh), check_stride=False)
+
+
+def test_gradients_in_half_precision_are_averaged_in_single():
+    model, batches = adapted(OffsetLoRA, torch.bfloat16, r=2), [x.bfloat16() for x in data()]
+    lora_ga_(model, squared(model), batches)
+    assert model[0].adapter.down.dtype == torch.float32
+    assert torch.linalg.matrix_rank(model[0].adapter.down) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: lora_ga_(network(), None, data()), "no adapted layer whose adapter is a OffsetLoRA"),
+        (lambda: lora_ga_(adapted(OffsetLoRA, r=6), None, data()), r"2·r is 12, expected at most 10"),
+        (lambda: lora_ga_(adapted(OffsetLoRA, r=2), None, []), "there was no batch"),
+        (lambda: lora_ga_(adapted(OffsetLoRA, r=2), None, data(), gamma=0.0), "gamma is 0.0, expected a positive"),
+        (lambda: lora_sb_(adapted(LoRAXS, r=2, alpha=0.0), None, data(), lr=1.0), "alpha 0, expected another"),
+    ],
+)
+def test_first_gradients_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_gradients_that_are_not_finite_are_refused():
+    model = adapted(OffsetLoRA, r=2)
+    with pytest.raises(ValueError, match="lora_ga_: the gradient of '0' holds NaN or Inf"):
+        lora_ga_(model, lambda batch: model(batch).sum() * float("nan"), data())
+    assert not model[0].base_layer.weight.requires_grad
+
+
+# --- adapters between singular vectors ---
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+def test_a_large_pissa_is_the_weight_to_rounding_and_nearly_its_principal_part(shape):
+    """rsvd decomposes it; its error is in the residual, not in the layer."""
+    linear = nn.Linear(*shape)
+    layer, x = PiSSA.wrap(linear, r=8), torch.randn(5, shape[0])
+    torch.testing.assert_close(layer(x), linear(x), rtol=1e-5, atol=1e-5)
+    product = (layer.adapter.up @ layer.adapter.down).detach().double()
+    singular_values = torch.linalg.svdvals(linear.weight.detach().double())
+    error = torch.linalg.matrix_norm(linear.weight.detach().double() - product)
+    assert error <= 1.03 * singular_values[8:].norm()
+    again = PiSSA.wrap(linear, r=8)
+    assert torch.equal(again.adapter.up, layer.adapter.up), "the same weight, the same start"
+
+
+def test_a_whole_band_of_svft_reaches_any_update_and_keeps_its_length():
+    layer = SVFT.wrap(nn.Linear(8, 8, dtype=torch.float64), r=8, band=7)
+    adapter = layer.adapter
+    with torch.no_grad():
+        adapter.bands.normal_()
+    torch.testing.assert_close(adapter.delta().norm(), adapter.matrix().norm())
+    assert adapter.matrix().count_nonzero() == 64
+    narrow = SVFT.wrap(nn.Linear(8, 8, dtype=torch.float64), r=8, band=1).adapter
+    with torch.no_grad():
+        narrow.bands.fill_(1.0)
+    assert narrow.matrix().count_nonzero() == 8 + 2 * 7 and repr(narrow).endswith("band=1)")
+
+
+def test_svft_with_no_band_trains_singular_values():
+    linear = nn.Linear(IN, OUT, dtype=torch.float64)
+    layer = SVFT.wrap(linear, r=3)
+    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 3
+    change = torch.tensor([0.5, -0.25, 1.0]).double()
+    with torch.no_grad():
+        layer.adapter.bands[0].copy_(change)
+    u, s, vh = np.linalg.svd(linear.weight.detach().numpy(), full_matrices=False)
+    s[:3] += change.numpy()
+    torch.testing.assert_close(layer.weight, torch.from_numpy(u * s @ vh), check_stride=False)
+
+
+def test_nora_moves_within_the_inner_rank():
+    layer = NoRA.wrap(nn.Linear(IN, OUT, dtype=torch.float64), r=6, inner=2)
+    with torch.no_grad():
+        layer.adapter.inner_up.normal_()
+    assert torch.linalg.matrix_rank(layer.adapter.delta()) == 2
+    u, _, vh = leading_triplets(layer.base_layer.weight, 6)
+    projected = torch.from_numpy(u @ u.T) @ layer.adapter.delta() @ torch.from_numpy(vh.T @ vh)
+    torch.testing.assert_close(projected, layer.adapter.delta())
+    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 2 * 6 * 2
+    assert repr(layer.adapter).endswith("r=6, alpha=6, rslora=False, inner=2)")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (partial(NoRA.wrap, r=4, inner=5), ValueError, "NoRA: inner is 5, expected at most 4"),
+        (partial(SVFT.wrap, r=4, band=4), ValueError, "SVFT: band is 4, expected 0 to 3 because r is 4"),
+        (partial(SVFT.wrap, r=4, band=1.0), TypeError, "SVFT: band is 1.0, expected an int"),
+    ],
+)
+def test_adapters_refuse(make, error, message):
+    with pytest.raises(error, match=message):
+        make(nn.Linear(IN, OUT))
