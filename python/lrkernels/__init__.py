@@ -34,8 +34,8 @@ __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
 
 def __getattr__(name: str):
-    """lrkernels.adapters and lrkernels.testing, imported when somebody asks for them."""
-    if name in ("adapters", "testing"):
+    """lrkernels.adapters, lrkernels.optim and lrkernels.testing, imported when somebody asks for them."""
+    if name in ("adapters", "optim", "testing"):
         return _importlib.import_module(f"lrkernels.{name}")
     raise AttributeError(f"module 'lrkernels' has no attribute {name!r}")
 
