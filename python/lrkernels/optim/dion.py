@@ -89,7 +89,8 @@ class Dion(MatrixOptimizer):
         left, _ = ops.orthonormalize(accumulated @ before)
         right = accumulated.mT @ left
         state["momentum_buffer"] = list(accumulated.baddbmm(left, right.mT, alpha=group["momentum"] - 1).unbind())
-        length = torch.linalg.vector_norm(right, dim=-2, keepdim=True)
-        unit = right / length.where(length > 0, 1)
-        state["right"] = list(unit.where(length > 0, before).unbind())
+        largest = right.abs().amax(-2, keepdim=True)
+        unit = right / largest.where(largest > 0, 1)  # first, for squares of small gradients vanish
+        unit = unit / torch.linalg.vector_norm(unit, dim=-2, keepdim=True).clamp(min=1)
+        state["right"] = list(unit.where(largest > 0, before).unbind())
         return (left @ unit.mT).mul_((rows / cols) ** 0.5)
