@@ -1,10 +1,10 @@
-"""One of two processes with gloo on the CPU: trains under DDP and under FSDP2 and saves what came of it.
+"""What one of two processes with gloo on the CPU does: train under DDP and under FSDP2 and save what came of it.
 
-Run by test_optim_distributed.py, which trains the same model in one process.
+test_optim_distributed.py starts them, and trains the same model in one process.
 """
 
 import copy
-import sys
+import os
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ STEPS = 4
 
 
 def model_and_batches():
-    """Rows that do not divide by two, and of one matrix fewer than processes; an odd number of equal ones."""
+    """Stacks of three matrices, some with 15 rows: neither divides by two."""
     torch.manual_seed(0)
     model = ByteTransformer(12, 3, 2, 8)
     for block in model.blocks:
@@ -28,9 +28,13 @@ def model_and_batches():
     return model, torch.randint(256, (STEPS, 4, 9))
 
 
-def train(name, model, batches, options, steps=range(STEPS), optimizer=None):
-    if optimizer is None:
-        optimizer = OPTIMIZERS[name](optim.param_groups(model, adamw={"lr": 1e-3}, report=None), **options)
+def build(name, model):
+    groups = optim.param_groups(model, adamw={"lr": 1e-3}, report=None)
+    return OPTIMIZERS[name](groups, **({"lr": 0.5} if name.endswith("sgd") else {}))
+
+
+def train(name, model, batches, steps=range(STEPS), optimizer=None):
+    optimizer = optimizer or build(name, model)
     for step in steps:
         tokens = batches[step]
         optimizer.zero_grad()
@@ -55,7 +59,7 @@ def whole(model):
 def under_ddp(name):
     model, batches = model_and_batches()
     wrapped = DistributedDataParallel(model)
-    train(name, wrapped, own_share(batches), {})
+    train(name, wrapped, own_share(batches))
     return whole(model)
 
 
@@ -69,12 +73,12 @@ def under_fsdp(name):
     """Half of the steps, a checkpoint of whole tensors, and the rest in a new model with a new optimizer."""
     model, batches = model_and_batches()
     sharded(model)
-    optimizer = train(name, model, own_share(batches), {}, range(2))
+    optimizer = train(name, model, own_share(batches), range(2))
     options = StateDictOptions(full_state_dict=True, cpu_offload=False)
     state = get_optimizer_state_dict(model, optimizer, options=options)
     checkpoint = {"model": whole(model), "optimizer": copy.deepcopy(state)}
-    local = {
-        str(tuple(value.shape)): tuple(value.to_local().shape)
+    held = {
+        (tuple(value.shape), tuple(value.to_local().shape))
         for values in optimizer.state.values()
         for value in values.values()
         if hasattr(value, "to_local")
@@ -85,23 +89,20 @@ def under_fsdp(name):
         for key, p in again.named_parameters():
             p.copy_(checkpoint["model"][key])
     sharded(again)
-    resumed = OPTIMIZERS[name](optim.param_groups(again, adamw={"lr": 1e-3}, report=None))
+    resumed = build(name, again)
     if dist.get_rank() != 0:
         state = {}
     broadcast = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_optimizer_state_dict(again, resumed, state, options=broadcast)
-    train(name, again, own_share(batches), {}, range(2, STEPS), resumed)
-    return {"parameters": whole(again), "checkpoint": checkpoint, "local": local}
+    train(name, again, own_share(batches), range(2, STEPS), resumed)
+    return {"parameters": whole(again), "checkpoint": checkpoint, "held": held}
 
 
-def main(folder, rank, processes, names):
+def work(folder, rank, processes, names):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
     found = {name: {"ddp": under_ddp(name), "fsdp": under_fsdp(name)} for name in names}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    # A gloo thread that is still there when the interpreter takes its objects apart may abort the process.
+    os._exit(0)
