@@ -33,7 +33,8 @@ def test_parameters_that_are_no_matrices(name):
 @every_class
 def test_parameters_that_are_named_like_embeddings_or_heads(name):
     for word, role in (("model.embed_tokens.weight", "an embedding"), ("lm_head.weight", "a head")):
-        raises(name, rf"params has {word}, of shape \(4, 4\), by its name {role};", [(word, *matrices(shapes=[(4, 4)]))])
+        named = [(word, *matrices(shapes=[(4, 4)]))]
+        raises(name, rf"params has {word}, of shape \(4, 4\), by its name {role};", named)
 
 
 @every_class

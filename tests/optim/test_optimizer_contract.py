@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from optimizer_cases import NAMES, OPTIMIZERS, SHAPES, matrices, run, set_gradients
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from lrkernels import optim
 from lrkernels.demo.model import ByteTransformer
@@ -236,6 +237,23 @@ def test_autocast_around_a_step_changes_nothing(name):
         run(a, inside, 3)
     run(b, outside, 3)
     assert all(torch.equal(p, q) for p, q in zip(inside, outside, strict=True))
+
+
+@every_optimizer
+def test_a_compiled_step_is_the_same(name):
+    """Whole, unless the number of a step decides what it does; that runs as it is, without compiling at every step."""
+    compiled, eager = matrices(), matrices()
+    a, b = OPTIMIZERS[name](compiled), OPTIMIZERS[name](eager)
+    counter = CompileCounterWithBackend("eager")
+    torch.compiler.reset()
+    step = torch.compile(a.step, backend=counter, fullgraph=not a.counts_steps)
+    for number in range(4):
+        set_gradients(compiled, number)
+        set_gradients(eager, number)
+        step()
+        b.step()
+    assert all(torch.equal(p, q) for p, q in zip(compiled, eager, strict=True))
+    assert counter.frame_count == (0 if a.counts_steps else 2)  # once to make the state, once with it
 
 
 @every_optimizer

@@ -97,6 +97,7 @@ def test_the_names_come_along_and_the_groups_serve_twice():
         own = dict(model.named_parameters())
         assert len(named) == len(own) and all(own[name] is p for name, p in named)
 
+
 @pytest.mark.parametrize(
     ("name", "role"),
     [

@@ -147,12 +147,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            if group["algorithm"] == "adamw":
+                self._adamw_steps(group)
+                continue
             for stack in self._stacks(group):
-                if stack.layout is None:
-                    self._adamw_step(stack, group)
-                else:
-                    with _without_autocast(stack.parameters[0].device.type):
-                        self._matrix_step(stack, group)
+                with _without_autocast(stack.parameters[0].device.type):
+                    self._matrix_step(stack, group)
         return loss
 
     def _stacks(self, group: dict[str, Any]) -> list[Stack]:
@@ -187,12 +187,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
             "exp_avg_sq": torch.zeros_like(parameter, dtype=dtype),
         }
 
-    def _adamw_step(self, stack: Stack, group: dict[str, Any]) -> None:
-        moments = stack.local_state("exp_avg"), stack.local_state("exp_avg_sq")
-        gradients = stack.gradients(group["maximize"])
-        directions = rules.adam(gradients, *moments, stack.step + 1, group["betas"], group["eps"])
-        stack.move(directions, group["lr"], group["weight_decay"])
-        stack.count()
+    @torch.compiler.disable  # its number of steps, which the host reads, would be compiled in, at every step anew
+    def _adamw_steps(self, group: dict[str, Any]) -> None:
+        for stack in self._stacks(group):
+            moments = stack.local_state("exp_avg"), stack.local_state("exp_avg_sq")
+            gradients = stack.gradients(group["maximize"])
+            directions = rules.adam(gradients, *moments, stack.step + 1, group["betas"], group["eps"])
+            stack.move(directions, group["lr"], group["weight_decay"])
+            stack.count()
 
     def _matrix_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         layout = layout_of(parameter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -115,6 +115,10 @@ class ProjectedOptimizer(MatrixOptimizer):
         every, count = group["refresh_every"], len(group["params"])
         ahead = [position * every // count if group["stagger"] else 0 for position in positions]
         return [i for i, offset in enumerate(ahead) if step == 0 or (step + offset) % every == 0]
+
+    @torch.compiler.disable  # which step it is decides what runs
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return super().step(closure)
 
     def direction(
         self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
