@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lrkernels.optim.matrix_optimizer import Factors
+
 State = dict[str, Tensor]
 
 
@@ -43,7 +45,7 @@ class Basis:
         """A moving average ``[count, size, cols]`` of r (``power`` 1) or r² (2) in the new basis."""
         raise NotImplementedError
 
-    def update(self, state: State, g: Tensor, r: Tensor, direction: Tensor) -> Tensor:
+    def update(self, state: State, g: Tensor, r: Tensor, direction: Tensor) -> Tensor | Factors:
         """The step of the whole matrices, from the inner optimizer's direction. May put new tensors into ``state``."""
         return self.lift(state, direction, g.shape[-2])
 
@@ -66,6 +68,9 @@ class MatrixBasis(Basis):
 
     def lift(self, state: State, r: Tensor, rows: int) -> Tensor:
         return self.matrix(state, rows).to(r.dtype) @ r
+
+    def update(self, state: State, g: Tensor, r: Tensor, direction: Tensor) -> Tensor | Factors:
+        return Factors(self.matrix(state, g.shape[-2]).to(direction.dtype), direction)
 
     def rotate_state(self, old: State, new: State, moment: Tensor, power: int, rows: int) -> Tensor:
         rotation = self.matrix(new, rows).to(moment.dtype).mT @ self.matrix(old, rows).to(moment.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lrkernels.ops as ops
 from lrkernels.optim import options
-from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer
 
 
 class Dion(MatrixOptimizer):
@@ -82,8 +82,7 @@ class Dion(MatrixOptimizer):
 
     def direction(
         self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
-    ) -> Tensor:
-        rows, cols = gradients.shape[-2:]
+    ) -> Factors:
         accumulated = gradients.add_(torch.stack(state["momentum_buffer"]))
         before = torch.stack(state["right"])
         left, _ = ops.orthonormalize(accumulated @ before)
@@ -93,4 +92,7 @@ class Dion(MatrixOptimizer):
         unit = right / largest.where(largest > 0, 1)  # first, for squares of small gradients vanish
         unit = unit / torch.linalg.vector_norm(unit, dim=-2, keepdim=True).clamp(min=1)
         state["right"] = list(unit.where(largest > 0, before).unbind())
-        return (left @ unit.mT).mul_((rows / cols) ** 0.5)
+        return Factors(left, unit.mT)
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        return (rows / cols) ** 0.5

@@ -100,7 +100,10 @@ class Muon(MatrixOptimizer):
     def direction(
         self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
     ) -> Tensor:
-        return self.orthogonal(gradients, group).mul_(step_scale(group["scaling"], *gradients.shape[-2:]))
+        return self.orthogonal(gradients, group)
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        return step_scale(group["scaling"], rows, cols)
 
     def orthogonal(self, momentum: Tensor, group: dict[str, Any]) -> Tensor:
         return ops.polar(momentum, steps=group["steps"], coefficients=flat(group["coefficients"]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrkernels.optim import options
 from lrkernels.optim.coefficients import QUINTIC
-from lrkernels.optim.muon import Muon, step_scale
+from lrkernels.optim.muon import Muon
 
 
 class NorMuon(Muon):
@@ -81,11 +81,14 @@ class NorMuon(Muon):
         squares = orthogonal.square().mean(-1)
         torch._foreach_lerp_(state["row_square"], list(squares.unbind()), 1 - group["beta2"])
         if group["scaling"] == "match_rms_adamw":
-            norm = 0.2 * (rows * cols) ** 0.5
+            norm = (rows * cols) ** 0.5
         else:
-            norm = (squares.sum(-1) * cols).sqrt() * step_scale(group["scaling"], rows, cols)
+            norm = (squares.sum(-1) * cols).sqrt()
         divisor = torch.stack(state["row_square"]).sqrt() + group["norm_eps"]
         # A row that never had a gradient is 0, and what a matrix of zeros is divided by is nothing.
         orthogonal.div_(divisor.where(divisor > 0, 1).unsqueeze(-1))
         length = torch.linalg.matrix_norm(orthogonal)
         return orthogonal.mul_((norm / length.where(length > 0, 1))[:, None, None])
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        return 0.2 if group["scaling"] == "match_rms_adamw" else super().scale(rows, cols, group)

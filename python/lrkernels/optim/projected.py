@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrkernels.optim import options, rules
 from lrkernels.optim.basis import Basis, State
-from lrkernels.optim.matrix_optimizer import MatrixOptimizer, Stack
+from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer, Stack
 
 # Names of the moments of an inner optimizer, and the power of R that they average.
 MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
@@ -122,7 +122,7 @@ class ProjectedOptimizer(MatrixOptimizer):
 
     def direction(
         self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
-    ) -> Tensor:
+    ) -> Tensor | Factors:
         basis, tall = self._basis(group), gradients.shape[-2] > gradients.shape[-1]
         g = gradients.mT if tall else gradients
         own = {name.removeprefix("basis_"): torch.stack(state[name]) for name in state if name.startswith("basis_")}
@@ -138,11 +138,16 @@ class ProjectedOptimizer(MatrixOptimizer):
             inner = rules.adam(rows, *moments, step + 1, group["betas"], group["eps"])
         else:
             inner = rules.momentum(rows, state["momentum_buffer"], group["momentum"], group["nesterov"])
-        update = basis.update(own, g, r, torch.stack(inner)).mul_(group["scale"])
+        update = basis.update(own, g, r, torch.stack(inner))
         for name, stack in own.items():
             if name != "refreshed" and (due or stack is not given[name]):
                 state[f"basis_{name}"] = list(stack.unbind())
+        if isinstance(update, Factors):
+            return Factors(update.right.mT, update.left.mT) if tall else update
         return update.mT if tall else update
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        return group["scale"]
 
     def _refresh(
         self,

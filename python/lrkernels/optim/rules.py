@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch import _foreach_add as add
 from torch import _foreach_add_ as add_
@@ -26,6 +27,24 @@ def adam(
     ``step`` is t, 1 at the first. Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
     """
     beta1, beta2 = betas
+    if gradients[0].device.type == "cpu":  # torch's fused kernel passes once over memory; on a GPU it wants t there
+        direction = [torch.zeros_like(tensor) for tensor in gradients]
+        torch._fused_adam_(
+            direction,
+            gradients,
+            mean,
+            square,
+            [],
+            [torch.tensor(float(step))] * len(gradients),
+            lr=-1.0,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        return direction
     lerp_(mean, gradients, 1 - beta1)
     mul_(square, beta2)
     addcmul_(square, gradients, gradients, 1 - beta2)
