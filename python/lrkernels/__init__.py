@@ -37,7 +37,7 @@ __version__ = (_Path(__file__).parent / "VERSION").read_text().strip()
 
 def __getattr__(name: str):
     """lrkernels.adapters and the like, imported when somebody asks for them."""
-    if name in ("adapters", "compress", "diagnostics", "testing"):
+    if name in ("adapters", "compress", "diagnostics", "optim", "testing"):
         return _importlib.import_module(f"lrkernels.{name}")
     raise AttributeError(f"module 'lrkernels' has no attribute {name!r}")
 

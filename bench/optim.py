@@ -1,0 +1,158 @@
+"""Optimizer steps of a transformer's matrices beside torch.optim.Muon and galore-torch, verified and in turn.
+
+    python bench/optim.py [--quick] [--only Muon]
+
+The hidden matrices of 12 layers of width 256, or a layer of width 32 with --quick, with gradients whose spectra decay;
+everybody's first step from zero is compared with float64: Muon's with the polar iteration, GaLore's by how much of the
+gradients its directions hold, within 3 % of the singular vectors'. `AdamW` is torch's with foreach; `NorMuon` and `Dion`
+are lrkernels' own. Columns are the others' time over that of lrkernels. galore-torch takes part where it is installed
+(it imports bitsandbytes). A GaLore period is steps that keep their basis and one that chooses it; the last lines put
+the two together for 200 steps.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from compare import contest
+from sketch import decaying
+from torch import Tensor, nn
+
+from lrkernels import optim, reference
+
+COLUMNS = ["torch.optim.Muon", "galore-torch", "AdamW", "NorMuon", "Dion"]
+PERIOD = 200
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Model:
+    layers: int
+    width: int
+
+    def gradients(self, device: str) -> list[Tensor]:
+        w = self.width
+        shapes = [(3 * w, w), (w, w), (4 * w, w), (w, 4 * w)] * self.layers
+        return [decaying(*shape).to(device) for shape in shapes]
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers of width {self.width}"
+
+
+def steps(make: Make, gradients: list[Tensor]) -> contest.Results:
+    """A function that takes a step of matrices of its own, which begin as zeros, and returns them."""
+    parameters = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g
+    optimizer = make(parameters)
+
+    def step() -> list[Tensor]:
+        optimizer.step()
+        return parameters
+
+    return step
+
+
+def adamw(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, foreach=True)
+
+
+@dataclass(frozen=True)
+class Muon:
+    model: Model
+
+    @property
+    def name(self) -> str:
+        return f"Muon, {self.model}"
+
+    def hold(self, device: str, seconds: float) -> contest.Line:
+        gradients = self.model.gradients(device)
+        contenders = {
+            "lrkernels": steps(lambda p: optim.Muon(p, 1e-3, weight_decay=0.0), gradients),
+            "torch.optim.Muon": steps(
+                lambda p: torch.optim.Muon(p, 1e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"), gradients
+            ),
+        }
+        others = {
+            "AdamW": steps(adamw, gradients),
+            "NorMuon": steps(lambda p: optim.NorMuon(p, 1e-3), gradients),
+            "Dion": steps(lambda p: optim.Dion(p, 1e-3), gradients),
+        }
+        exact = [-1e-3 * 0.2 * max(g.shape) ** 0.5 * reference.polar(g.double()) for g in gradients]
+        return contest.hold(
+            self.name, contenders, exact, 0.03, others, columns=COLUMNS, device=device, backward=False, seconds=seconds
+        )
+
+
+@dataclass(frozen=True)
+class GaLore:
+    model: Model
+    rank: int
+    chooses: bool = False  # its basis in this step
+    warm: bool = False
+
+    @property
+    def name(self) -> str:
+        what = ("by a power step " if self.warm else "") + "that chooses its basis" if self.chooses else "that keeps it"
+        return f"GaLore, rank {self.rank}, a step {what}, {self.model}"
+
+    def hold(self, device: str, seconds: float) -> contest.Line:
+        gradients, every = self.model.gradients(device), 1 if self.chooses else 10**9
+        basis = optim.GaLore(self.rank, warm=self.warm)
+        ours = lambda p: optim.ProjectedOptimizer(p, "adamw", basis, 1e-3, refresh_every=every)  # noqa: E731
+        contenders = {"lrkernels": steps(ours, gradients)}
+        if (theirs := galore_torch(self.rank, every)) is not None:
+            contenders["galore-torch"] = steps(theirs, gradients)
+
+        def seen(results: list[Tensor]) -> list[Tensor]:
+            """‖QQᵀG‖ with Q the directions of the step among the shorter side's."""
+            held = []
+            for p, g in zip(results, gradients, strict=True):
+                moved, whole = p.detach().double(), g.double()
+                sides = [(moved, whole), (moved.mT, whole.mT)]  # of a square matrix galore-torch projects the other one
+                sides = [side for side in sides if side[0].shape[0] == min(g.shape)]
+                held.append(max(projected(*side, self.rank) for side in sides))
+            return held
+
+        return contest.hold(
+            self.name,
+            contenders,
+            [projected(g.double(), g.double(), self.rank) for g in gradients],
+            0.03,
+            {"AdamW": steps(adamw, gradients)},
+            columns=COLUMNS,
+            device=device,
+            backward=False,
+            seconds=seconds,
+            seen=seen,
+        )
+
+
+def projected(directions: Tensor, g: Tensor, rank: int) -> Tensor:
+    q = torch.linalg.svd(directions, full_matrices=False)[0][:, :rank]
+    return torch.linalg.matrix_norm(q.mT @ g).reshape(1)
+
+
+def galore_torch(rank: int, every: int) -> Make | None:
+    try:
+        from galore_torch import GaLoreAdamW
+    except ImportError:
+        return None
+    group = {"rank": rank, "update_proj_gap": every, "scale": 1.0, "proj_type": "std"}
+    return lambda p: GaLoreAdamW([{"params": p, **group}], lr=1e-3, no_deprecation_warning=True)
+
+
+def cases(quick: bool) -> list[contest.Case]:
+    model, rank = (Model(1, 32), 8) if quick else (Model(12, 256), 64)
+    return [Muon(model), GaLore(model, rank), GaLore(model, rank, True), GaLore(model, rank, True, True)]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    return contest.main(words, __doc__, COLUMNS, cases, results=contest.results_of(__file__), seconds=20.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

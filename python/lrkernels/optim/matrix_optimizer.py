@@ -1,0 +1,297 @@
+"""The optimizer that those of matrices are made from: groups, stacks of equal shapes, state, and how a step ends."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
+from lrkernels.optim import options as checks
+from lrkernels.optim import rules
+from lrkernels.optim.naming import role_of_name
+from lrkernels.optim.sharding import Layout, Whole, layout_of, local
+
+# On the CPU whatever the device: the host reads them, without waiting for anything.
+HOST_STATE = ("step", "refreshed")
+
+# Of a stack on the CPU: it stays in the cache, and its memory comes from what was freed instead of from the system.
+# Twelve layers of width 256 (2 cores, 36 MB of L3): LIMITS
+CPU_STACK_BYTES = 4 * 2**20
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+class Factors(NamedTuple):
+    """A direction left·right: ``[count, rows, rank]``, ``[count, rank, cols]``."""
+
+    left: Tensor
+    right: Tensor
+
+
+@dataclass
+class Stack:
+    """Parameters that take a step together."""
+
+    step: int  # how many they have taken
+    layout: Layout | None  # of matrices
+    parameters: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Tensor]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # theirs in the group
+
+    def gradients(self, maximize: bool) -> list[Tensor]:
+        """What this process holds of them, in float32 or wider."""
+        found = [local(p.grad).to(_wide(p.dtype)) for p in self.parameters]
+        return list(torch._foreach_neg(found)) if maximize else found
+
+    def local_state(self, name: str) -> list[Tensor]:
+        return [local(state[name]) for state in self.states]
+
+    def is_full(self, parameter: Tensor) -> bool:
+        size = parameter.numel() * _wide(parameter.dtype).itemsize
+        return (
+            parameter.device.type == "cpu"
+            and len(self.parameters) > 0
+            and (len(self.parameters) + 1) * size > CPU_STACK_BYTES
+        )
+
+    def count(self) -> None:
+        for state in self.states:
+            state["step"] += 1
+
+    def move(self, directions: list[Tensor], lr: float | Tensor, weight_decay: float, scale: float = 1.0) -> None:
+        """W ← (1 − lr·weight_decay)·W − lr·scale·direction."""
+        parameters = [local(p) for p in self.parameters]
+        if isinstance(lr, Tensor):
+            lr = lr.reshape(())
+            torch._foreach_mul_(directions, lr)
+            factor = scale
+        else:
+            factor = lr * scale
+        if weight_decay:
+            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_sub_(parameters, directions, alpha=factor)
+
+    def move_by_factors(self, direction: Factors, lr: float | Tensor, weight_decay: float, scale: float) -> None:
+        """The same for left·right, which is added as it is multiplied out and never formed."""
+        left, right = direction
+        keep = 1.0
+        if isinstance(lr, Tensor):
+            lr = lr.reshape(())
+            left = left * lr
+            if weight_decay:
+                torch._foreach_mul_(self.parameters, 1 - lr * weight_decay)
+            factor = scale
+        else:
+            keep, factor = 1 - lr * weight_decay, lr * scale
+        for parameter, *factors in zip(self.parameters, left.unbind(), right.unbind(), strict=True):
+            parameter.addmm_(*factors, beta=keep, alpha=-factor)
+
+
+class MatrixOptimizer(torch.optim.Optimizer):
+    """Base class. Groups whose ``algorithm`` is ``"matrix"`` take the subclass's step, those with ``"adamw"`` AdamW's.
+
+    A subclass says what a matrix's state is (``initial_state``) and the direction of a stack of gradients
+    (``direction``), and may work elementwise on them before (``accumulate``). This class stacks the parameters of a
+    group that have one shape, dtype, device and placement; it keeps a state of plain tensors, in float32 or wider
+    whatever the parameters' dtype; nothing in a step waits for the device.
+    """
+
+    counts_steps = False  # whether `direction` and `accumulate` want to know the step
+    elementwise_state: tuple[str, ...] = ()  # what only `accumulate` reads and writes
+
+    def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
+        super().__init__(params, {"algorithm": "matrix", "maximize": False, **defaults})
+
+    # --- what a subclass says ---
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raises ValueError or TypeError for options of a matrix group."""
+
+    def initial_state(self, matrix: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of one matrix before its first step; ``matrix`` has its shape, device and state dtype."""
+        raise NotImplementedError
+
+    def accumulate(self, gradients: list[Tensor], stack: Stack, group: dict[str, Any]) -> list[Tensor]:
+        """What of the step is elementwise, on the rows that this process holds."""
+        return gradients
+
+    def direction(
+        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+    ) -> Tensor | Factors:
+        """``[count, rows, cols]`` of what ``accumulate`` gave to what is taken off the parameters, but for lr·scale.
+
+        May write into ``gradients``. Changes ``state`` in place, or puts another list of tensors in its place.
+        """
+        raise NotImplementedError
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        """Of the direction of matrices of this shape: cheaper than a pass over all of them."""
+        return 1.0
+
+    def finish(self, stack: Stack, group: dict[str, Any]) -> None:
+        """What every process does after the step with the state that the host reads."""
+
+    # --- groups ---
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(dict(param_group))  # torch writes into it
+        try:
+            self._check_group(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        name = type(self).__name__
+        checks.check_choice(name, "algorithm", group["algorithm"], ("matrix", "adamw"))
+        checks.check_learning_rate(name, group["lr"])
+        checks.check_at_least(name, "weight_decay", group["weight_decay"], 0)
+        checks.check_betas(name, group["betas"])
+        checks.check_at_least(name, "eps", group["eps"], 0)
+        if group["algorithm"] == "matrix":
+            self._check_matrices(group)
+            self.check_options(group)
+
+    def _check_matrices(self, group: dict[str, Any]) -> None:
+        optimizer = type(self).__name__
+        advice = "lrkernels.optim.param_groups(model) sorts a model's parameters and gives these to AdamW"
+        for parameter, name in itertools.zip_longest(group["params"], group.get("param_names", ())):
+            shown = f"{name or 'a parameter'}, of shape {tuple(parameter.shape)}"
+            if parameter.dim() != 2:
+                raise ValueError(f"{optimizer}: params has {shown}, expected matrices; {advice}")
+            if name is not None and (role := role_of_name(name)) is not None:
+                raise ValueError(f"{optimizer}: params has {shown}, by its name {role}; {advice}")
+            if parameter.dtype not in KERNEL_DTYPES:
+                expected = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"
+                raise TypeError(f"{optimizer}: params has {shown} and {parameter.dtype}, expected {expected}")
+            try:
+                layout_of(parameter)
+            except ValueError as error:
+                raise ValueError(f"{optimizer}: params has {shown}; {error}") from None
+
+    # --- the step ---
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["algorithm"] == "adamw":
+                self._adamw_steps(group)
+                continue
+            for stack in self._stacks(group):
+                with _without_autocast(stack.parameters[0].device.type):
+                    self._matrix_step(stack, group)
+        return loss
+
+    def _stacks(self, group: dict[str, Any]) -> list[Stack]:
+        """The parameters that have a gradient, and together those that have taken as many steps; matrices of one shape
+        and placement."""
+        stacks: dict[tuple, Stack] = {}
+        matrices = group["algorithm"] == "matrix"
+        for position, parameter in enumerate(group["params"]):
+            if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                raise ValueError(f"{type(self).__name__}: params has a parameter with a sparse gradient")
+            state = self.state[parameter]
+            if not state:
+                state.update((self._matrix_state if matrices else self._adamw_state)(parameter, group))
+            step = int(state["step"]) if "step" in state else 0
+            layout = layout_of(parameter) if matrices else None
+            key = (parameter.dtype, parameter.device, step)
+            if layout is not None:
+                key = (*key, tuple(parameter.shape), layout.key)
+            stack = stacks.setdefault(key, Stack(step, layout))
+            if layout is not None and stack.is_full(parameter):
+                stacks[(*key, len(stacks))] = stack
+                stack = stacks[key] = Stack(step, layout)
+            stack.parameters.append(parameter)
+            stack.states.append(state)
+            stack.positions.append(position)
+        return list(stacks.values())
+
+    def _adamw_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        dtype = _wide(parameter.dtype)
+        return {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(parameter, dtype=dtype),
+            "exp_avg_sq": torch.zeros_like(parameter, dtype=dtype),
+        }
+
+    @torch.compiler.disable  # its number of steps, which the host reads, would be compiled in, at every step anew
+    def _adamw_steps(self, group: dict[str, Any]) -> None:
+        for stack in self._stacks(group):
+            moments = stack.local_state("exp_avg"), stack.local_state("exp_avg_sq")
+            gradients = stack.gradients(group["maximize"])
+            directions = rules.adam(gradients, *moments, stack.step + 1, group["betas"], group["eps"])
+            stack.move(directions, group["lr"], group["weight_decay"])
+            stack.count()
+
+    def _matrix_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        layout = layout_of(parameter)
+        matrix = torch.empty(parameter.shape, dtype=_wide(parameter.dtype), device=parameter.device)
+        state = self.initial_state(matrix, group)
+        placed = {name: value if name in HOST_STATE else layout.place(value) for name, value in state.items()}
+        return {"step": torch.zeros((), dtype=torch.float32), **placed} if self.counts_steps else placed
+
+    def _matrix_step(self, stack: Stack, group: dict[str, Any]) -> None:
+        layout, (rows, cols), count = stack.layout, stack.parameters[0].shape, len(stack.parameters)
+        parts = self.accumulate(stack.gradients(group["maximize"]), stack, group)
+        names = sorted(name for name in stack.states[0] if name != "step" and name not in self.elementwise_state)
+        state = {}
+        for name in names:
+            kept = [each[name] for each in stack.states]
+            state[name] = layout.mine(kept) if name in HOST_STATE else layout.read(kept)
+        whole = layout.gather(parts, rows)
+        positions = layout.mine(stack.positions)
+        if positions:
+            whole = self.direction(whole, state, group, stack.step, positions)
+        for name in names:
+            if name not in HOST_STATE:
+                layout.write([each[name] for each in stack.states], state[name])
+        options = group["lr"], group["weight_decay"], self.scale(rows, cols, group)
+        if isinstance(whole, Factors) and isinstance(layout, Whole) and whole.left.dtype == stack.parameters[0].dtype:
+            stack.move_by_factors(whole, *options)
+        else:
+            if isinstance(whole, Factors):
+                whole = whole.left @ whole.right
+            stack.move(layout.scatter(whole, rows, count), *options)
+        self.finish(stack, group)
+        if self.counts_steps:
+            stack.count()
+
+    # --- checkpoints ---
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch's, but the state keeps the dtypes that it was saved with: torch casts it to those of the parameters,
+        which would make indices floating-point numbers and cost moments of bfloat16 parameters most of their bits."""
+        loaded: dict[str, Any] = {}
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.update(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        numbers = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
+        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in loaded["state"].get(number, {}).items():
+                device = torch.device("cpu") if name in HOST_STATE else parameter.device
+                self.state[parameter][name] = value.to(device)
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager:
+    """The products of a step are the state's business, not that of a model whose loop forgot to leave autocast."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,208 @@
+"""An inner optimizer that sees gradients in a basis of few directions, and whose state is that small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrkernels.optim import options, rules
+from lrkernels.optim.basis import Basis, State
+from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer, Stack
+
+# Names of the moments of an inner optimizer, and the power of R that they average.
+MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
+
+
+class ProjectedOptimizer(MatrixOptimizer):
+    """R = project(G), W ← (1 − ηλ)W − ηα·lift(N(R)): N is AdamW's rule or momentum's, on R.
+
+        ProjectedOptimizer(param_groups(model), "adamw", GaLore(rank=128), lr=1e-2, scale=0.25)
+
+    The shorter side of a matrix is projected: for a tall one R is that of Gᵀ. A basis of more directions than that side
+    has is cut down to it (then GaLore's N(R) is N(G) turned).
+
+    Args:
+        params: matrices, or :func:`lrkernels.optim.param_groups` of a model; its AdamW groups are AdamW's.
+        inner: ``"adamw"``, or ``"sgd"`` for momentum.
+        basis: ``GaLore``, ``Fira``, ``Flora``, ``DCT`` or another :class:`Basis`; a group may have its own.
+        lr: η, a number or a tensor.
+        scale: α of the groups of matrices.
+        refresh_every: steps between choices of a basis; the first step always chooses one.
+        stagger: spread the refreshes of a group over these steps instead of having all of them in one.
+        betas, eps: Adam's, of AdamW groups too.
+        momentum, nesterov: of ``"sgd"``; as torch.optim.SGD's.
+        weight_decay: λ, decoupled, whatever ``inner`` is.
+        maximize: go up.
+
+    All but ``params``, also ``inner``, are options of a group. When a basis changes, the moments are turned along
+    (``Basis.rotate_state``). A gradient that is not finite leaves the basis as it is. State: the moments of R, the
+    basis's tensors (``basis_*``), and two numbers on the CPU, ``step`` and ``refreshed``.
+
+    Raises:
+        ValueError, TypeError: an option out of range, a parameter that is no matrix or is named like an embedding, or
+            ``load_state_dict`` of a state that another basis made.
+    """
+
+    counts_steps = True
+
+    def __init__(
+        self,
+        params: Iterable,
+        inner: str,
+        basis: Basis,
+        lr: float | Tensor = 1e-3,
+        *,
+        scale: float = 1.0,
+        refresh_every: int = 200,
+        stagger: bool = False,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+    ) -> None:
+        self._default_basis = basis
+        self._bases: list[Basis] = []  # of the groups, which hold its repr: a checkpoint has no objects
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "inner": inner,
+                "scale": scale,
+                "refresh_every": refresh_every,
+                "stagger": stagger,
+                "betas": betas,
+                "eps": eps,
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "weight_decay": weight_decay,
+                "maximize": maximize,
+            },
+        )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        basis = param_group.get("basis", self._default_basis)
+        if not isinstance(basis, Basis):
+            raise TypeError(f"ProjectedOptimizer: basis is {basis!r}, expected a lrkernels.optim.Basis")
+        options.check_count("ProjectedOptimizer", "basis.rank", basis.rank)
+        super().add_param_group({**param_group, "basis": repr(basis)})
+        self._bases.append(basis)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        name = "ProjectedOptimizer"
+        options.check_choice(name, "inner", group["inner"], tuple(MOMENTS))
+        options.check_number(name, "scale", group["scale"])
+        options.check_count(name, "refresh_every", group["refresh_every"])
+        options.check_share(name, "momentum", group["momentum"])
+
+    def _basis(self, group: dict[str, Any]) -> Basis:
+        return next(basis for basis, own in zip(self._bases, self.param_groups, strict=True) if own is group)
+
+    def initial_state(self, matrix: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        basis = self._basis(group)
+        wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+        size = basis.size(wide.shape[0])
+        moments = {name: matrix.new_zeros(size, wide.shape[1]) for name in MOMENTS[group["inner"]]}
+        own = {f"basis_{name}": tensor for name, tensor in basis.initial(wide).items()}
+        return {**moments, **own, "refreshed": torch.zeros((), dtype=torch.int64)}
+
+    def _due(self, group: dict[str, Any], step: int, positions: list[int]) -> list[int]:
+        """Which of these have their basis chosen in this step."""
+        every, count = group["refresh_every"], len(group["params"])
+        ahead = [position * every // count if group["stagger"] else 0 for position in positions]
+        return [i for i, offset in enumerate(ahead) if step == 0 or (step + offset) % every == 0]
+
+    @torch.compiler.disable  # which step it is decides what runs
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return super().step(closure)
+
+    def direction(
+        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+    ) -> Tensor | Factors:
+        basis, tall = self._basis(group), gradients.shape[-2] > gradients.shape[-1]
+        g = gradients.mT if tall else gradients
+        own = {name.removeprefix("basis_"): torch.stack(state[name]) for name in state if name.startswith("basis_")}
+        own["refreshed"] = torch.stack(state["refreshed"])
+        due = self._due(group, step, positions)
+        if due:
+            own = self._refresh(basis, own, g, due, state, group, step)
+        given = dict(own)
+        r = basis.project(own, g)
+        rows = list(r.unbind())
+        if group["inner"] == "adamw":
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            inner = rules.adam(rows, *moments, step + 1, group["betas"], group["eps"])
+        else:
+            inner = rules.momentum(rows, state["momentum_buffer"], group["momentum"], group["nesterov"])
+        update = basis.update(own, g, r, torch.stack(inner))
+        for name, stack in own.items():
+            if name != "refreshed" and (due or stack is not given[name]):
+                state[f"basis_{name}"] = list(stack.unbind())
+        if isinstance(update, Factors):
+            return Factors(update.right.mT, update.left.mT) if tall else update
+        return update.mT if tall else update
+
+    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
+        return group["scale"]
+
+    def _refresh(
+        self,
+        basis: Basis,
+        own: State,
+        g: Tensor,
+        due: list[int],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+    ) -> State:
+        """The stack's bases with those of ``due`` chosen anew, and their moments turned along."""
+        all_due = len(due) == len(g)
+        old = own if all_due else {name: _some(stack, due) for name, stack in own.items()}
+        seen = g if all_due else _some(g, due)
+        new = basis.refresh(old, seen, step)
+        if basis.reads_gradient:
+            finite = seen.isfinite().flatten(1).all(1)
+            new = {name: stack.where(_column(finite, stack), old[name]) for name, stack in new.items()}
+        new["refreshed"] = torch.full_like(old["refreshed"], step)
+        if step > 0:
+            for name, power in MOMENTS[group["inner"]].items():
+                moments = [state[name][i] for i in due]
+                turned = basis.rotate_state(old, new, torch.stack(moments), power, g.shape[-2])
+                torch._foreach_copy_(moments, list(turned.unbind()))
+        return new if all_due else {name: _replaced(stack, due, new[name]) for name, stack in own.items()}
+
+    def finish(self, stack: Stack, group: dict[str, Any]) -> None:
+        for i in self._due(group, stack.step, stack.positions):
+            stack.states[i]["refreshed"].fill_(stack.step)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            if saved.get("basis") != group["basis"] or saved.get("inner") != group["inner"]:
+                raise ValueError(
+                    f"ProjectedOptimizer: state_dict is of {saved.get('inner')!r} in {saved.get('basis')}, expected "
+                    f"{group['inner']!r} in {group['basis']}"
+                )
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_default_basis": self._default_basis, "_bases": self._bases}
+
+
+def _column(flags: Tensor, stack: Tensor) -> Tensor:
+    return flags.view(-1, *[1] * (stack.dim() - 1))
+
+
+def _some(stack: Tensor, chosen: list[int]) -> Tensor:
+    """Without a tensor of indices, which a device would have to be waited for."""
+    return torch.stack([stack[i] for i in chosen])
+
+
+def _replaced(stack: Tensor, chosen: list[int], by: Tensor) -> Tensor:
+    parts = list(stack.unbind())
+    for i, part in zip(chosen, by.unbind(), strict=True):
+        parts[i] = part
+    return torch.stack(parts)
