@@ -31,6 +31,18 @@ std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols) {
   return sizes;
 }
 
+Matrices matrices_of(const Tensor& stack) {
+  const MatrixView first{stack.const_data_ptr(), kernel_dtype(stack.scalar_type()), stack.size(1), stack.size(2),
+                         stack.stride(1),        stack.stride(2)};
+  return {first, stack.size(0), stack.stride(0)};
+}
+
+MutableMatrices mutable_matrices_of(const Tensor& stack) {
+  const MutableMatrixView first{stack.mutable_data_ptr(), kernel_dtype(stack.scalar_type()), stack.size(1), stack.size(2),
+                                stack.stride(1),          stack.stride(2)};
+  return {first, stack.size(0), stack.stride(0)};
+}
+
 MatrixProduct matrix_product(const Execution& execution) {
   return [&execution](const MatrixView& a, const MatrixView& b, const MutableMatrixView& out) -> Status {
     LinearArgs args;

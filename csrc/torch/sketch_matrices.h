@@ -14,6 +14,10 @@ Tensor stack_of_matrices(const Tensor& tensor);
 /// `a`'s leading dimensions with `rows`, `cols` last, or with what is not negative of them.
 std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols);
 
+/// A stack as a device's algorithms take it.
+Matrices matrices_of(const Tensor& stack);
+MutableMatrices mutable_matrices_of(const Tensor& stack);
+
 /// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
 MatrixProduct matrix_product(const Execution& execution);
 

@@ -58,13 +58,18 @@ def test_kernels_make_the_same_matrix(device, kind, features, size):
                 assert torch.equal(mine, expected.float())
 
 
-LONG = (("rademacher", 3, 2000, 70), ("rademacher", 70, 65, 33), ("sparse_sign", 3, 700, 600), ("sparse_sign", 40, 33, 5))
+LONG = (
+    ("rademacher", 3, 2000, 70),
+    ("rademacher", 70, 65, 33),
+    ("sparse_sign", 3, 700, 600),
+    ("sparse_sign", 40, 33, 5),
+)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize(("kind", "rows", "features", "size"), LONG)
 def test_sums_that_are_cut(device, kind, rows, features, size, dtype):
-    """Shapes whose sums a device cuts over blocks, and tiles that end within: each number within roundings of its terms."""
+    """Shapes whose sums a device cuts over blocks, and tiles that end within one: to roundings of the terms."""
     a = torch.randn(2, rows, features).to(dtype)
     for op, plain, x, other in (
         (lrkernels.sketch, reference.sketch, a, size),

@@ -6,7 +6,7 @@ namespace {
 
 std::vector<std::string> kernel_names() {
   return {"sketch_rademacher_sm80_32x64", "sketch_rademacher_sm80_adjoint_32x64", "sketch_sparse_sign_sm80_scatter",
-          "sketch_sparse_sign_sm80_gather"};
+          "sketch_sparse_sign_sm80_gather", "orthonormalize_sm80_cholesky_qr"};
 }
 
 const BatchedSketchBackend kBackend = {
@@ -17,6 +17,8 @@ const BatchedSketchBackend kBackend = {
 #endif
     &sketch::plan_sketch_product,
     &sketch::run_sketch_product,
+    &sketch::plan_orthonormalize,
+    &sketch::run_orthonormalize,
     &kernel_names,
 };
 

@@ -10,6 +10,8 @@ namespace sketch {
 
 Plan plan_sketch_product(const SketchProductArgs& args, const Context& context);
 Status run_sketch_product(const SketchProductArgs& args, const Context& context);
+Plan plan_orthonormalize(const BatchedOrthonormalizeArgs& args, const Context& context);
+Status run_orthonormalize(const BatchedOrthonormalizeArgs& args, const Context& context);
 
 }  // namespace sketch
 }  // namespace LRK_TARGET

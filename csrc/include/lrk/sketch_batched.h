@@ -48,10 +48,20 @@ struct SketchProductArgs {
   MutableMatrixView y;  // [rows, size], or [rows, features]; x's dtype
 };
 
+/// a_n = q_n r_n with orthonormal columns in q, whatever the rank of a is, r upper triangular and its diagonal not
+/// negative. NaN where a_n's first min(rows, cols) columns are not finite.
+struct BatchedOrthonormalizeArgs {
+  Matrices a;          // [rows, cols], any strides
+  MutableMatrices q;   // [rows, min(rows, cols)], float32
+  MutableMatrices r;   // [min(rows, cols), cols], float32; absent when not wanted
+};
+
 struct BatchedSketchBackend {
   const char* name;  // "cuda", "cuda_emulated"
   Plan (*plan_sketch_product)(const SketchProductArgs&, const Context&);
   Status (*sketch_product)(const SketchProductArgs&, const Context&);
+  Plan (*plan_orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
+  Status (*orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
 };
 
