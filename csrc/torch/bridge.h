@@ -93,6 +93,8 @@ Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& 
 void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha);
 /// out = a b for stacks of matrices on the CPU.
 void aten_bmm_cpu(const Tensor& out, const Tensor& a, const Tensor& b);
+/// The same on any device.
+void aten_bmm(const Tensor& out, const Tensor& a, const Tensor& b);
 Tensor aten_transpose(const Tensor& matrix);
 Tensor aten_multiply(const Tensor& a, const Tensor& b);
 Tensor aten_sum(const Tensor& a, std::vector<int64_t> dims);

@@ -15,6 +15,14 @@ Tensor borrowed(const MatrixView& view) {
                                   view.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
 }
 
+Tensor borrowed(const Matrices& stack, const Tensor& on) {
+  const MatrixView& first = stack.first;
+  const std::array<int64_t, 3> sizes{stack.count, first.rows, first.cols};
+  const std::array<int64_t, 3> strides{stack.stride, first.row_stride, first.col_stride};
+  return torch::stable::from_blob(const_cast<void*>(first.data), {sizes.data(), 3}, {strides.data(), 3}, on.device(),
+                                  first.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
+}
+
 }  // namespace
 
 Tensor stack_of_matrices(const Tensor& tensor) {
@@ -51,6 +59,14 @@ MatrixProduct matrix_product(const Execution& execution) {
     if (!own.library_linear(args, execution.context())) return own.linear(args, execution.context());
     record_dispatch("library_gemm");
     aten_addmm_cpu(borrowed(out), std::nullopt, borrowed(a), borrowed(b), 1.0);
+    return {};
+  };
+}
+
+BatchedProduct batched_product(const Tensor& on) {
+  return [on](const Matrices& a, const Matrices& b, const MutableMatrices& out) -> Status {
+    record_dispatch("library_gemm");
+    aten_bmm(borrowed(out, on), borrowed(a, on), borrowed(b, on));
     return {};
   };
 }

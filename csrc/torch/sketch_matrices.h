@@ -21,6 +21,9 @@ MutableMatrices mutable_matrices_of(const Tensor& stack);
 /// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
 MatrixProduct matrix_product(const Execution& execution);
 
+/// Products of stacks on `on`'s device, by torch's GEMM.
+BatchedProduct batched_product(const Tensor& on);
+
 /// What serves `on`'s device, nullptr on the CPU.
 inline const BatchedSketchBackend* batched_sketch_for(const char* op, const Tensor& on) {
   if (!on.is_cuda()) return emulating() ? sketch_cuda_emulated() : nullptr;

@@ -1,7 +1,7 @@
 // Host side of the QR decomposition of tall matrices: its launches and where their intermediates lie.
 #pragma once
 
-#include "cuda/sketch/matrix_stack.cuh"
+#include "cuda/sketch/tall_product_launch.cuh"
 #include "device/workspace.cuh"
 
 namespace lrk {
@@ -26,15 +26,10 @@ class ColumnQr {
   Status triangle(const Workspace& workspace, const ConstStack& q, const ConstStack& a, const MutableStack& r) const;
 
  private:
-  Status launch_product(const ConstStack& x, const ConstStack& y, int64_t y_cols, bool gram, double* sums, int pass,
-                        const int* finished) const;
-  /// How many parts the rows are cut into.
-  int64_t parts_of(int64_t y_cols, bool gram) const;
-
   const char* operation_;
   int64_t count_, rows_, cols_, triangle_cols_;
   const Context& context_;
-  int64_t gram_parts_, triangle_parts_;
+  TallProduct gram_, onto_basis_;
   size_t sums_ = 0, triangles_ = 0, per_unit_ = 0, replaced_ = 0, finished_ = 0;
 };
 

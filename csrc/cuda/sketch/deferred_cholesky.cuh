@@ -14,8 +14,8 @@
 // lies in shared memory up to 141 columns on sm_80 and 169 on sm_90, else in L2.
 #pragma once
 
-#include "cuda/sketch/tall_product.cuh"
-#include "device/launch.cuh"
+#include "cuda/sketch/tall_product_launch.cuh"
+#include "device/smem.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {

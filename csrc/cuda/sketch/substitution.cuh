@@ -6,8 +6,9 @@
 // four rows (neighbouring warps find it in L1) and a row in shared memory is updated once for eight multiply-adds.
 #pragma once
 
-#include "cuda/sketch/tall_product.cuh"
+#include "cuda/sketch/tall_product_launch.cuh"
 #include "device/philox.h"
+#include "device/smem.cuh"
 
 namespace lrk {
 inline namespace LRK_TARGET {

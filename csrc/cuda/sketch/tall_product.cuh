@@ -7,7 +7,7 @@
 // double on their way into shared memory, once for the 32 products of each. Who needs the sum adds the parts in order.
 #pragma once
 
-#include "cuda/sketch/matrix_stack.cuh"
+#include "cuda/sketch/tall_product_launch.cuh"
 #include "device/smem.cuh"
 
 namespace lrk {
@@ -18,20 +18,11 @@ constexpr int kTallTile = 32, kTallSide = 8, kTallThreads = kTallSide * kTallSid
 constexpr int kTallDepth = 32, kTallStride = kTallTile + 1;  // rows at a time; doubles between them
 constexpr size_t kTallSharedBytes = 2 * kTallDepth * kTallStride * sizeof(double);
 
-/// Passes of an iteration of which matrix n has had enough after the one called finished[n]. nullptr: no such thing.
-struct Progress {
-  const int* finished = nullptr;
-  int pass = 0;
-
-  __device__ __forceinline__ bool is_over(int64_t n) const { return pass > 0 && finished[n] < pass; }
-};
-
 struct TallProductParameters {
   ConstStack x, y;
   int64_t rows = 0, length = 0;  // of a part
   int x_cols = 0, y_cols = 0, x_tiles = 0, y_tiles = 0, parts = 1;
-  bool upper = false;      // tiles below the diagonal are not wanted
-  double* sums = nullptr;  // [count, parts, x_cols, y_cols]
+  double* sums = nullptr;  // [count, parts, x_cols, y_cols], of which tiles below the diagonal are not written
   Progress progress;
 };
 
@@ -43,7 +34,7 @@ __global__ void __launch_bounds__(kTallThreads) tall_product_kernel(const TallPr
   const int tile = int(int64_t(blockIdx.x) % tiles);
   const int first_i = tile / parameters.y_tiles * kTallTile, first_j = tile % parameters.y_tiles * kTallTile;
   const int64_t rest = int64_t(blockIdx.x) / tiles, part = rest % parameters.parts, n = rest / parameters.parts;
-  if (parameters.progress.is_over(n) || (parameters.upper && first_i > first_j)) return;
+  if (parameters.progress.is_over(n) || first_i > first_j) return;
   const int64_t begin = part * parameters.length;
   const int64_t end = begin + parameters.length < parameters.rows ? begin + parameters.length : parameters.rows;
   double* const a = dynamic_shared<double>();

@@ -56,12 +56,32 @@ struct BatchedOrthonormalizeArgs {
   MutableMatrices r;   // [min(rows, cols), cols], float32; absent when not wanted
 };
 
+/// As PolarArgs. The exact factor is not among them.
+struct BatchedPolarArgs {
+  Matrices a;                        // [rows, cols], any strides
+  std::vector<double> coefficients;  // 3 * steps
+  BatchedProduct product;
+  MutableMatrices out;               // as a, its dtype
+};
+
+/// As SpectralNormBoundArgs.
+struct BatchedNormBoundArgs {
+  Matrices weight;  // [rows, cols], any strides
+  int64_t iters = 6;
+  BatchedProduct product;
+  float* bounds = nullptr;  // [count]
+};
+
 struct BatchedSketchBackend {
   const char* name;  // "cuda", "cuda_emulated"
   Plan (*plan_sketch_product)(const SketchProductArgs&, const Context&);
   Status (*sketch_product)(const SketchProductArgs&, const Context&);
   Plan (*plan_orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
   Status (*orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
+  Plan (*plan_polar)(const BatchedPolarArgs&, const Context&);
+  Status (*polar)(const BatchedPolarArgs&, const Context&);
+  Plan (*plan_spectral_norm_bound)(const BatchedNormBoundArgs&, const Context&);
+  Status (*spectral_norm_bound)(const BatchedNormBoundArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
 };
 
