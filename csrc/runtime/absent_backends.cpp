@@ -5,6 +5,7 @@
 #include "lrk/lowrank.h"
 #include "lrk/lowrank_indexed.h"
 #include "lrk/orthogonal.h"
+#include "lrk/sketch_batched.h"
 #include "lrk/square.h"
 
 namespace lrk {
@@ -14,6 +15,7 @@ const LowRankBackend* lowrank_cuda() { return nullptr; }
 const IndexedBackend* lowrank_indexed_cuda() { return nullptr; }
 const OrthogonalBackend* orthogonal_cuda() { return nullptr; }
 const HouseholderBackend* householder_cuda() { return nullptr; }
+const BatchedSketchBackend* sketch_cuda() { return nullptr; }
 const SquareBackend* square_cuda() { return nullptr; }
 std::string cuda_device_problem(int) { return build_info().cuda_reason; }
 #endif
@@ -22,6 +24,7 @@ const LowRankBackend* lowrank_cuda_emulated() { return nullptr; }
 const IndexedBackend* lowrank_indexed_cuda_emulated() { return nullptr; }
 const OrthogonalBackend* orthogonal_cuda_emulated() { return nullptr; }
 const HouseholderBackend* householder_cuda_emulated() { return nullptr; }
+const BatchedSketchBackend* sketch_cuda_emulated() { return nullptr; }
 const SquareBackend* square_cuda_emulated() { return nullptr; }
 #endif
 

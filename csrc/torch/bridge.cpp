@@ -282,6 +282,12 @@ void aten_bmm_cpu(const Tensor& out, const Tensor& a, const Tensor& b) {
     fail(running_op, std::string("torch's bmm failed") + torchs_reason(kPrinted));
 }
 
+void aten_bmm(const Tensor& out, const Tensor& a, const Tensor& b) {
+  if (!a.is_cuda()) return aten_bmm_cpu(out, a, b);
+  using torch::stable::detail::from;
+  call<3>("aten::bmm", "out", a, {from(a), from(b), from(out)});
+}
+
 Tensor aten_transpose(const Tensor& matrix) { return stable::transpose(matrix, 0, 1); }
 
 Tensor aten_multiply(const Tensor& a, const Tensor& b) {

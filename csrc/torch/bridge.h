@@ -94,6 +94,8 @@ Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& 
 void aten_addmm_cpu(const Tensor& out, const OptionalTensor& added, const Tensor& a, const Tensor& b, double alpha);
 /// out = a b for stacks of matrices on the CPU.
 void aten_bmm_cpu(const Tensor& out, const Tensor& a, const Tensor& b);
+/// The same on any device.
+void aten_bmm(const Tensor& out, const Tensor& a, const Tensor& b);
 /// Eigenvalues, ascending, and eigenvectors, the columns, of a matrix on the CPU.
 std::pair<Tensor, Tensor> aten_eigh(const Tensor& symmetric);
 Tensor aten_transpose(const Tensor& matrix);

@@ -10,6 +10,7 @@
 #include "lrk/lowrank_indexed.h"
 #include "lrk/orthogonal.h"
 #include "lrk/sketch.h"
+#include "lrk/sketch_batched.h"
 #include "lrk/square.h"
 #include "torch/plain.h"
 
@@ -72,6 +73,7 @@ std::vector<std::string> kernel_names() {
   add_kernel_names({&orthogonal_cpu(), orthogonal_cuda(), orthogonal_cuda_emulated()}, names);
   add_kernel_names({&householder_cpu(), householder_cuda(), householder_cuda_emulated()}, names);
   add_kernel_names({&sketch_cpu()}, names);
+  add_kernel_names({sketch_cuda(), sketch_cuda_emulated()}, names);
   add_kernel_names({&square_cpu(), square_cuda(), square_cuda_emulated()}, names);
   return names;
 }

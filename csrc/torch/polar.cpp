@@ -1,4 +1,5 @@
 // torch.ops.lrk.polar and spectral_norm_bound: schemas, registration, a matrix of the batch after the other.
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -23,9 +24,27 @@ std::vector<double> coefficients_of(const std::string& method, int64_t steps, co
   return all;
 }
 
+/// The plain torch expression of the factor that has no CUDA kernel.
+Tensor plain_exact(const Tensor& a, int64_t steps) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(a), from(std::string("exact")), from(steps), from(Coefficients())};
+  call_plain("polar", "lrkernels has no CUDA kernel for polar with method='exact'", stack.data());
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients coefficients) {
   const char* op = "polar";
   check_polar(op, a, method, steps, coefficients);
+  if (const BatchedSketchBackend* const device = batched_sketch_for(op, a)) {
+    if (method == "exact") return plain_exact(a, steps);
+    const Execution execution(op, a);
+    const Tensor out = like(a), as = stack_of_matrices(a), outs = stack_of_matrices(out);
+    BatchedPolarArgs args;
+    args.a = matrices_of(as), args.out = mutable_matrices_of(outs), args.product = batched_product(a);
+    args.coefficients = coefficients_of(method, steps, coefficients);
+    run(op, "polar", device->plan_polar, device->polar, args, execution.context());
+    return out;
+  }
   const Tensor wide = torch::stable::to(a, wide_dtype(a));
   const Tensor out = empty({a.sizes().begin(), a.sizes().end()}, wide_dtype(a), a);
   const Tensor as = stack_of_matrices(wide), outs = stack_of_matrices(out);
@@ -46,6 +65,16 @@ Tensor spectral_norm_bound(const Tensor& weight, int64_t iters) {
   check_spectral_norm_bound(op, weight, iters);
   const ScalarType dtype = wide_dtype(weight);
   const Tensor out = empty(batch_sizes(weight, -1, -1), dtype, weight);
+  if (const BatchedSketchBackend* const device = batched_sketch_for(op, weight)) {
+    const Execution execution(op, weight);
+    const Tensor stack = stack_of_matrices(weight);
+    BatchedNormBoundArgs args;
+    args.weight = matrices_of(stack), args.iters = iters, args.product = batched_product(weight);
+    args.bounds = static_cast<float*>(out.mutable_data_ptr());
+    run(op, "spectral_norm_bound", device->plan_spectral_norm_bound, device->spectral_norm_bound, args,
+        execution.context());
+    return out;
+  }
   const Tensor weights = stack_of_matrices(torch::stable::to(weight, dtype));
   for (int64_t index = 0; index < weights.size(0) && (index == 0 || !planning()); ++index) {
     const Execution execution(op, weights);
@@ -68,8 +97,8 @@ Tensor spectral_norm_bound(const Tensor& weight, int64_t iters) {
 }
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {
-  m.impl("polar", &cpu_kernel_or_plain<TORCH_BOX(&polar), "polar">);
-  m.impl("spectral_norm_bound", &cpu_kernel_or_plain<TORCH_BOX(&spectral_norm_bound), "spectral_norm_bound">);
+  m.impl("polar", &kernel_or_plain<TORCH_BOX(&polar), "polar">);
+  m.impl("spectral_norm_bound", &kernel_or_plain<TORCH_BOX(&spectral_norm_bound), "spectral_norm_bound">);
 }
 
 }  // namespace
@@ -85,5 +114,5 @@ STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
-  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+  if (!lrk::binding::reference_only() && lrk::sketch_cuda() != nullptr) lrk::binding::register_kernels(m);
 }

@@ -31,8 +31,16 @@ std::tuple<Tensor, Tensor> orthonormalize(const Tensor& a) {
   const int64_t rows = a.size(a.dim() - 2), cols = a.size(a.dim() - 1), size = std::min(rows, cols);
   const ScalarType dtype = wide_dtype(a);
   const Tensor q = empty(batch_sizes(a, rows, size), dtype, a), r = empty(batch_sizes(a, size, cols), dtype, a);
-  const Tensor as = stack_of_matrices(torch::stable::to(a, dtype));
   const Tensor qs = stack_of_matrices(q), rs = stack_of_matrices(r);
+  if (const BatchedSketchBackend* const device = batched_sketch_for(op, a)) {
+    const Execution execution(op, a);
+    const Tensor matrices = stack_of_matrices(a);
+    BatchedOrthonormalizeArgs args;
+    args.a = matrices_of(matrices), args.q = mutable_matrices_of(qs), args.r = mutable_matrices_of(rs);
+    run(op, "orthonormalize", device->plan_orthonormalize, device->orthonormalize, args, execution.context());
+    return {q, r};
+  }
+  const Tensor as = stack_of_matrices(torch::stable::to(a, dtype));
   for_each_matrix(op, as, [&](int64_t index, const Execution& execution) {
     OrthonormalizeArgs args;
     args.a = matrix_view(matrix_at(as, index)), args.q = mutable_view(matrix_at(qs, index));
@@ -171,7 +179,7 @@ Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
 }
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {
-  m.impl("orthonormalize", &cpu_kernel_or_plain<TORCH_BOX(&orthonormalize), "orthonormalize">);
+  m.impl("orthonormalize", &kernel_or_plain<TORCH_BOX(&orthonormalize), "orthonormalize">);
   m.impl("range_finder", &cpu_kernel_or_plain<TORCH_BOX(&range_finder), "range_finder">);
   m.impl("rsvd", &cpu_kernel_or_plain<TORCH_BOX(&rsvd), "rsvd">);
   m.impl("low_rank_approx", &cpu_kernel_or_plain<TORCH_BOX(&low_rank_approx), "low_rank_approx">);

@@ -15,6 +15,14 @@ Tensor borrowed(const MatrixView& view) {
                                   view.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
 }
 
+Tensor borrowed(const Matrices& stack, const Tensor& on) {
+  const MatrixView& first = stack.first;
+  const std::array<int64_t, 3> sizes{stack.count, first.rows, first.cols};
+  const std::array<int64_t, 3> strides{stack.stride, first.row_stride, first.col_stride};
+  return torch::stable::from_blob(const_cast<void*>(first.data), {sizes.data(), 3}, {strides.data(), 3}, on.device(),
+                                  first.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
+}
+
 }  // namespace
 
 Tensor stack_of_matrices(const Tensor& tensor) {
@@ -29,6 +37,18 @@ std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols) {
   if (rows >= 0) sizes.push_back(rows);
   if (cols >= 0) sizes.push_back(cols);
   return sizes;
+}
+
+Matrices matrices_of(const Tensor& stack) {
+  const MatrixView first{stack.const_data_ptr(), kernel_dtype(stack.scalar_type()), stack.size(1), stack.size(2),
+                         stack.stride(1),        stack.stride(2)};
+  return {first, stack.size(0), stack.stride(0)};
+}
+
+MutableMatrices mutable_matrices_of(const Tensor& stack) {
+  const MutableMatrixView first{stack.mutable_data_ptr(), kernel_dtype(stack.scalar_type()), stack.size(1), stack.size(2),
+                                stack.stride(1),          stack.stride(2)};
+  return {first, stack.size(0), stack.stride(0)};
 }
 
 MatrixProduct matrix_product(const Execution& execution) {
@@ -55,6 +75,14 @@ SymmetricEigen symmetric_eigen() {
       values[i] = from[j];
       for (int64_t k = 0; k < size; ++k) a[i * size + k] = vectors[k * along + j * across];
     }
+    return {};
+  };
+}
+
+BatchedProduct batched_product(const Tensor& on) {
+  return [on](const Matrices& a, const Matrices& b, const MutableMatrices& out) -> Status {
+    record_dispatch("library_gemm");
+    aten_bmm(borrowed(out, on), borrowed(a, on), borrowed(b, on));
     return {};
   };
 }

@@ -226,9 +226,9 @@ void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* 
 void check_sparse_rows() {
   for (const int64_t size : {1, 5, 8, 9, 64}) {
     for (int64_t row = 0; row < 200; ++row) {
-      int64_t columns[cpu::kSparseSigns];
-      bool negative[cpu::kSparseSigns];
-      const int64_t count = cpu::sparse_sign_row(3, row, size, columns, negative);
+      int64_t columns[kSparseSigns];
+      bool negative[kSparseSigns];
+      const int64_t count = sparse_sign_row(3, row, size, columns, negative);
       expect(count == std::min<int64_t>(8, size), "sparse_sign_row: how many");
       for (int64_t i = 0; i < count; ++i) {
         expect(columns[i] >= 0 && columns[i] < size, "sparse_sign_row: a column out of range");

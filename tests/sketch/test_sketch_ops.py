@@ -12,7 +12,7 @@ from lrkernels import reference
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-10, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SHAPES = ((9, 6), (6, 9), (2, 3, 8, 7))
-pytestmark = pytest.mark.filterwarnings("ignore:lrkernels has no CUDA kernel")
+pytestmark = pytest.mark.filterwarnings("ignore:lrkernels has no (CUDA|float64) kernel")
 
 
 def spread(shape, seed=0):
@@ -45,17 +45,43 @@ def test_values(device, name, shape, dtype):
 
 @pytest.mark.parametrize("kind", ("rademacher", "sparse_sign", "gaussian", "hadamard", "dct"))
 @pytest.mark.parametrize(("features", "size"), ((300, 70), (33, 33), (1, 1), (513, 7), (5, 0)))
-def test_kernels_make_the_same_matrix(kind, features, size):
+def test_kernels_make_the_same_matrix(device, kind, features, size):
     """The signs bit for bit; cosines and logarithms to a rounding."""
-    identity = torch.eye(features)
     for seed in (0, -5, 2**62 + 11):
-        ours = lrkernels.sketch(identity, size, kind=kind, seed=seed)
+        ours = lrkernels.sketch(torch.eye(features, device=device.device), size, kind=kind, seed=seed).cpu()
+        adjoint = lrkernels.unsketch(torch.eye(size, device=device.device), features, kind=kind, seed=seed).cpu()
         expected = reference.sketch_matrix(features, size, kind=kind, seed=seed)
-        if kind in ("gaussian", "dct"):
-            torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-6)
-        else:
-            assert torch.equal(ours.sign().double(), expected.sign())
-            torch.testing.assert_close(ours.double(), expected)
+        for mine in (ours, adjoint.mT):
+            if kind in ("gaussian", "dct"):
+                torch.testing.assert_close(mine.double(), expected, rtol=0, atol=1e-6)
+            else:
+                assert torch.equal(mine, expected.float())
+
+
+LONG = (
+    ("rademacher", 3, 2000, 70),
+    ("rademacher", 70, 65, 33),
+    ("sparse_sign", 3, 700, 600),
+    ("sparse_sign", 40, 33, 5),
+)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(("kind", "rows", "features", "size"), LONG)
+def test_sums_that_are_cut(device, kind, rows, features, size, dtype):
+    """Shapes whose sums a device cuts over blocks, and tiles that end within one: to roundings of the terms."""
+    a = torch.randn(2, rows, features).to(dtype)
+    for op, plain, x, other in (
+        (lrkernels.sketch, reference.sketch, a, size),
+        (lrkernels.unsketch, reference.unsketch, a[..., :size], features + 3),
+    ):
+        for dim in (-1, -2):
+            given = x if dim == -1 else x.mT  # strided
+            ours = op(given.to(device.device), other, kind=kind, seed=7, dim=dim).cpu().double()
+            exact = plain(given.double(), other, kind=kind, seed=7, dim=dim)
+            terms = x.shape[-1] ** 0.5 * 2.0**-24 * x.double().norm(dim=-1, keepdim=True)  # of a sum, at most
+            bound = terms + torch.finfo(dtype).eps * (exact if dim == -1 else exact.mT).abs()
+            assert ((ours - exact).abs() <= (bound if dim == -1 else bound.mT)).all()
 
 
 @pytest.mark.parametrize("name", names())
