@@ -45,6 +45,18 @@ Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients co
     run(op, "polar", device->plan_polar, device->polar, args, execution.context());
     return out;
   }
+  if (method != "exact") {
+    const Tensor as = stack_of_matrices(a);
+    if (sketch_cpu().polar_in_stack(as.size(0), as.size(1), as.size(2))) {
+      const Execution execution(op, a);
+      const Tensor out = like(a), outs = stack_of_matrices(out);
+      BatchedPolarArgs args;
+      args.a = matrices_of(as), args.out = mutable_matrices_of(outs);
+      args.coefficients = coefficients_of(method, steps, coefficients);
+      run(op, "polar", sketch_cpu().plan_polar_stack, sketch_cpu().polar_stack, args, execution.context());
+      return out;
+    }
+  }
   const Tensor wide = torch::stable::to(a, wide_dtype(a));
   const Tensor out = empty({a.sizes().begin(), a.sizes().end()}, wide_dtype(a), a);
   const Tensor as = stack_of_matrices(wide), outs = stack_of_matrices(out);

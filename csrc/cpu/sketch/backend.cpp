@@ -70,6 +70,15 @@ Status polar(const PolarArgs& args, const Context& context) {
   return is_double(args.a) ? cpu::polar_factor<double>(args, context) : cpu::polar_factor<float>(args, context);
 }
 
+Plan plan_polar_stack(const BatchedPolarArgs&, const Context&) {
+  return plan("newton_schulz_stack", "matrices that stay in a core's cache, one a core");
+}
+
+Status polar_stack(const BatchedPolarArgs& args, const Context& context) {
+  record_dispatch(name("newton_schulz_stack"));
+  return cpu::newton_schulz_stack(args, context);
+}
+
 Plan plan_spectral_norm_bound(const SpectralNormBoundArgs&, const Context&) {
   return plan("spectral_norm_bound", "a Gram iteration in float64, its rounding added");
 }
@@ -82,7 +91,8 @@ Status spectral_norm_bound(const SpectralNormBoundArgs& args, const Context& con
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
   for (const char* operation :
-       {"matrix", "orthonormalize", "range_finder", "rsvd", "polar_exact", "newton_schulz", "spectral_norm_bound"})
+       {"matrix", "orthonormalize", "range_finder", "rsvd", "polar_exact", "newton_schulz",
+        "newton_schulz_stack", "spectral_norm_bound"})
     names.push_back(name(operation));
   return names;
 }
@@ -101,6 +111,9 @@ const SketchBackend& sketch_cpu() {
                                          rsvd,
                                          plan_polar,
                                          polar,
+                                         cpu::newton_schulz_in_stack,
+                                         plan_polar_stack,
+                                         polar_stack,
                                          plan_spectral_norm_bound,
                                          spectral_norm_bound,
                                          kernel_names};

@@ -6,26 +6,32 @@
 #include "cpu/sketch/small_svd.h"
 
 namespace lrk::cpu {
-namespace {
 
-/// x [rows, cols] divided by its Frobenius norm, by its largest entry first; 0 stays.
 template <class T>
-void scale_to_norm_one(T* x, int64_t count) {
+void scale_to_norm_one(T* x, int64_t rows, int64_t cols, int64_t stride) {
   T largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const T magnitude = std::fabs(x[i]);
-    largest = magnitude > largest || std::isnan(magnitude) ? magnitude : largest;
-    if (std::isnan(largest)) break;
-  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
+      const T magnitude = std::fabs(x[i * stride + j]);
+      largest = magnitude > largest || std::isnan(magnitude) ? magnitude : largest;
+    }
   if (largest == 0) return;
   double sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    x[i] /= largest;
-    sum += double(x[i]) * double(x[i]);
-  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
+      T& entry = x[i * stride + j];
+      entry /= largest;
+      sum += double(entry) * double(entry);
+    }
   const T norm = T(std::sqrt(sum));
-  for (int64_t i = 0; i < count; ++i) x[i] /= norm;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) x[i * stride + j] /= norm;
 }
+
+template void scale_to_norm_one<float>(float*, int64_t, int64_t, int64_t);
+template void scale_to_norm_one<double>(double*, int64_t, int64_t, int64_t);
+
+namespace {
 
 template <class T>
 Status newton_schulz(Workbench& bench, const PolarArgs& args, T* x, int64_t rows, int64_t cols) {
@@ -33,7 +39,7 @@ Status newton_schulz(Workbench& bench, const PolarArgs& args, T* x, int64_t rows
   T *const next = bench.scratch.take<T>(rows * cols), *const m = bench.scratch.take<T>(square),
     *const m2 = bench.scratch.take<T>(square);
   if (bench.scratch.failed()) return bench.scratch.failure("polar");
-  scale_to_norm_one(x, rows * cols);
+  scale_to_norm_one(x, rows, cols, cols);
   const MatrixView view = view_of<T>(static_cast<const T*>(x), rows, cols);
   const MatrixView gram = view_of<T>(static_cast<const T*>(m), rows, rows);
   for (size_t step = 0; step + 2 < args.coefficients.size(); step += 3) {

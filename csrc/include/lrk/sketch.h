@@ -81,6 +81,8 @@ struct SpectralNormBoundArgs {
   double* bound = nullptr;
 };
 
+struct BatchedPolarArgs;  // lrk/sketch_batched.h
+
 struct SketchBackend {
   const char* name;  // "cpu"
   Plan (*plan_sketch_matrix)(const SketchMatrixArgs&, const Context&);
@@ -93,6 +95,10 @@ struct SketchBackend {
   Status (*rsvd)(const RsvdArgs&, const Context&);
   Plan (*plan_polar)(const PolarArgs&, const Context&);
   Status (*polar)(const PolarArgs&, const Context&);
+  /// Newton-Schulz iterations of a stack of matrices, half types too, if polar_in_stack(count, rows, cols).
+  bool (*polar_in_stack)(int64_t, int64_t, int64_t);
+  Plan (*plan_polar_stack)(const BatchedPolarArgs&, const Context&);
+  Status (*polar_stack)(const BatchedPolarArgs&, const Context&);
   Plan (*plan_spectral_norm_bound)(const SpectralNormBoundArgs&, const Context&);
   Status (*spectral_norm_bound)(const SpectralNormBoundArgs&, const Context&);
   std::vector<std::string> (*kernel_names)();
