@@ -189,6 +189,18 @@ def test_leading_dimensions(device, leading):
         assert dx.shape == x.shape and (leading == () or dblocks.eq(0).all())
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_one_column_of_a_transposed_matrix(device, dtype):
+    """Its columns are not next to each other, and there is only one."""
+    x = torch.randn(5, 4, dtype=dtype, device=device.device).T[:, :1].requires_grad_()
+    blocks = torch.full((1, 1, 1), 2.0, dtype=dtype, device=device.device, requires_grad=True)
+    assert x.stride() == (1, 4)
+    y = op(x, blocks)
+    dx, dblocks = torch.autograd.grad(y, (x, blocks), torch.ones_like(x))
+    assert torch.equal(y, 2 * x) and torch.equal(dx, torch.full_like(x, 2.0))
+    torch.testing.assert_close(dblocks.flatten(), x.float().sum(0).to(dtype))
+
+
 @pytest.mark.parametrize("count", (0, 1))
 def test_no_features(device, count):
     x, blocks = torch.zeros(3, 0, device=device.device), torch.zeros(count, 4, 4, device=device.device)
