@@ -310,6 +310,18 @@ def test_one_matrix_of_many_blocks(device):
     assert_near(dblocks, exact_gradient(x, torch.ones_like(x), blocks), torch.float32, "dblocks")
 
 
+def test_an_error_of_a_kernel_names_the_op_once():
+    if (reason := testing.unavailable("cuda_emulated")) is not None:
+        pytest.skip(reason)
+    x = torch.zeros(1, 46337, dtype=torch.bfloat16)
+    blocks = x.expand(1, 46337, 46337)
+    with testing.backend("cuda_emulated"), pytest.raises(RuntimeError) as caught:
+        op(x, blocks)
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith("block_diagonal_apply: blocks of 46337 are too large"), first
+    assert first.count("block_diagonal") == 1
+
+
 def test_rows_that_are_split_on_cuda():
     if (reason := testing.unavailable("cuda_emulated")) is not None:
         pytest.skip(reason)
