@@ -1,6 +1,8 @@
 """Timing in turn: one sample of each contender a round, so that whatever else the machine does hits all alike.
 
-CPU: a sample is a loop of calls that takes a few milliseconds. CUDA: a sample is a replay of a CUDA graph, between two
+CPU: a sample is a loop of calls that takes a few milliseconds, after one call that is not timed: it pays for what the
+contender before left behind, its data in the caches and its heap, which glibc gives back inside the next larger free.
+CUDA: a sample is a replay of a CUDA graph, between two
 events, that makes one call for each copy of the weight (copies larger than the L2 cache together).
 
 Rounds go on until the 95 % confidence interval of every median (order statistics n/2 ± 0.98·√n) lies within ±2 % of it,
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -56,7 +59,12 @@ def cpu_sampler(step: Step, backward: bool, sample_seconds: float = 0.005) -> Sa
 
     loop(2)
     calls = max(1, math.ceil(sample_seconds / max(min(loop(1) for _ in range(3)), 1e-7)))
-    return lambda: loop(calls) / calls * 1e6
+
+    def sample() -> float:
+        loop(1)
+        return loop(calls) / calls * 1e6
+
+    return sample
 
 
 def cuda_sampler(steps: list[Step], backward: bool) -> Sampler:
@@ -96,13 +104,16 @@ def copies_beyond_cache(weight_bytes: int) -> int:
 
 
 def alternate(samplers: dict[str, Sampler], seconds: float) -> dict[str, list[float]]:
-    """Samples in microseconds by contender, entry i of each from the same round."""
+    """Samples in microseconds by contender, entry i of each from the same round.
+
+    The order of a round is random, so that nobody always runs after the same one, and the same in every run.
+    """
     samples: dict[str, list[float]] = {name: [] for name in samplers}
-    names = list(samplers)
+    names, orders = list(samplers), random.Random(0)
     begin = time.perf_counter()
     for turn in range(100_000):
-        for offset in range(len(names)):
-            name = names[(turn + offset) % len(names)]  # nobody always runs after the same one
+        orders.shuffle(names)
+        for name in names:
             samples[name].append(samplers[name]())
         out_of_time = time.perf_counter() - begin > seconds
         if out_of_time or (turn + 1 >= MIN_ROUNDS and all(summarize(s).settled for s in samples.values())):

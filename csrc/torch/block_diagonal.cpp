@@ -55,7 +55,7 @@ Tensor block_diagonal_apply(const Tensor& x, const Tensor& blocks, bool transpos
   args.x = matrix_view(rows), args.blocks = matrix_view(matrices), args.y = mutable_view(y);
   args.block = blocks.size(2), args.transpose = transpose;
   if (x.numel() > 0 && uses_library(backend.library_block_diagonal, args)) {
-    library_apply(rows, blocks, transpose, matrix_of(y));
+    library_apply(matrix_of(rows), blocks, transpose, matrix_of(y));
     return y;
   }
   run(op, "block_diagonal", backend.plan_block_diagonal, backend.block_diagonal, args, execution.context());
@@ -80,8 +80,9 @@ std::tuple<Tensor, Tensor> block_diagonal_backward(const Tensor& grad, const Ten
   if (needs_dx) args.dx = mutable_view(dx);
   args.dblocks = mutable_view(dblocks);
   if (uses_library(backend.library_block_diagonal_backward, args)) {
-    if (needs_dx) library_apply(grad_rows, blocks, !transpose, matrix_of(dx));
-    library_gradient(transpose ? grad_rows : x_rows, transpose ? x_rows : grad_rows, dblocks);
+    const Tensor g = matrix_of(grad_rows), inputs = matrix_of(x_rows);
+    if (needs_dx) library_apply(g, blocks, !transpose, matrix_of(dx));
+    library_gradient(transpose ? g : inputs, transpose ? inputs : g, dblocks);
     return {dx, dblocks};
   }
   run(op, "block_diagonal_backward", backend.plan_block_diagonal_backward, backend.block_diagonal_backward, args,

@@ -19,7 +19,9 @@ namespace stable = torch::stable;
 void fail(const char* op, const std::string& message) { throw std::runtime_error(std::string(op) + ": " + message); }
 
 void require(const Status& status, const char* op) {
-  if (!status.ok()) fail(op, status.message);
+  if (status.ok()) return;
+  if (status.message.rfind(std::string(op) + ": ", 0) == 0) throw std::runtime_error(status.message);
+  fail(op, status.message);
 }
 
 std::string shape_string(const Tensor& tensor) {
@@ -136,7 +138,7 @@ MatrixView matrix_view(const Tensor& tensor) {
   view.dtype = kernel_dtype(tensor.scalar_type());
   view.rows = flat_rows(tensor);
   view.cols = tensor.size(dims - 1);
-  view.col_stride = tensor.stride(dims - 1);
+  view.col_stride = view.cols <= 1 ? 1 : tensor.stride(dims - 1);  // of one column torch's stride may be anything
   view.row_stride = leading_stride(tensor).value_or(view.cols);
   if (tensor.numel() == 0) view.row_stride = view.cols, view.col_stride = 1;  // an empty expanded tensor is contiguous
   return view;

@@ -24,7 +24,7 @@ using OptionalTensor = std::optional<Tensor>;
 [[noreturn]] void fail(const char* op, const std::string& message);
 /// Why torch's last call failed, as ": <the first line of what it said>"; `otherwise` where torch cannot tell.
 std::string torchs_reason(const char* otherwise);
-/// Turns a kernel's Status into an exception.
+/// Turns a kernel's Status into an exception that names the op, once: kernels name the operation that they serve.
 void require(const Status& status, const char* op);
 
 std::string shape_string(const Tensor& tensor);

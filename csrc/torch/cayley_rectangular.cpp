@@ -30,6 +30,9 @@ namespace {
 constexpr int64_t kSmallInverse = 64;
 static_assert(kSmallInverse <= kMostInvertedRows);
 
+/// A plan does not look at the numbers, which decide about the steps on the CPU.
+constexpr const char* kStepsMayFollow = "; Newton and Newton-Schulz steps follow where the result asks for them";
+
 /// A wide matrix as the tall one that it is the transpose of.
 Tensor tall(const Tensor& matrix) { return matrix.size(0) < matrix.size(1) ? aten_transpose(matrix) : matrix; }
 
@@ -55,7 +58,7 @@ class RectangularCayley {
     invert(z);
     const Tensor exact = q.scalar_type() == dtype_ ? q : wide(weight.size(0), cols);
     const auto map = [&] {
-      mirror_sum(z, 2.0, 0.0, -1.0, rows_of(exact, 0, cols));
+      mirror_sum(z, 2.0, 0.0, -1.0, rows_of(exact, 0, cols), on_cpu_ ? kStepsMayFollow : "");
       if (rest > 0) runner_.product(rows_of(exact, cols, rest), std::nullopt, v, z, -2.0);
     };
     map();
@@ -100,10 +103,16 @@ class RectangularCayley {
   Tensor wide(int64_t rows, int64_t cols) const { return empty({rows, cols}, dtype_, like_); }
   void copy(Tensor to, const Tensor& from) const { torch::stable::copy_(to, from); }
 
-  void mirror_sum(const Tensor& a, double alpha, double beta, double gamma, const Tensor& out) {
+  /// `remark` is what explain() says of it besides.
+  void mirror_sum(const Tensor& a, double alpha, double beta, double gamma, const Tensor& out, const char* remark = "") {
     MirrorSumArgs args;
     args.a = matrix_view(a), args.out = mutable_view(out);
     args.alpha = alpha, args.beta = beta, args.gamma = gamma;
+    if (planning()) {
+      Plan plan = square_.plan_mirror_sum(args, runner_.context());
+      plan.reason += remark;
+      return add_plan("mirror_sum", plan);
+    }
     run(op_, "mirror_sum", square_.plan_mirror_sum, square_.mirror_sum, args, runner_.context());
   }
 

@@ -28,6 +28,25 @@ def test_variants_pass_check_adapter(adapter_class, options):
     assert list(check_adapter(adapter_class, only=checks, **options)) == checks
 
 
+def test_the_gradient_of_coft_goes_straight_through_its_bound():
+    """Where the bound is at work no finite difference agrees, and all else that an adapter must do holds."""
+    checks = [check for check in CHECKS if check not in ("compile", "gradients")]
+    options = {"block_size": 4, "coft_eps": 0.5}
+    assert list(check_adapter(OFT, only=checks, **options)) == checks
+    with pytest.raises(AssertionError, match="the gradient of .*skew"):
+        check_adapter(OFT, only="gradients", **options)
+    layer = OFT.wrap(nn.Linear(12, 10, dtype=torch.float64), **options)
+    within = OFT.wrap(layer.base_layer, block_size=4)
+    x, gradients = torch.randn(5, 12, dtype=torch.float64), []
+    with torch.no_grad():
+        layer.adapter.rotation.skew.normal_()
+        within.adapter.rotation.skew.copy_(layer.adapter.rotation.constrained_skew())
+    for one in (layer, within):
+        one(x).square().sum().backward()
+        gradients.append(one.adapter.rotation.skew.grad)
+    torch.testing.assert_close(*gradients)
+
+
 PAIRS = [
     (Givens, GivensLinear, {}),
     (OFT, OFTLinear, {"block_size": 4}),

@@ -94,7 +94,20 @@ def test_medians(scripts):
     samplers = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
     samples = measure.alternate(samplers, seconds=10)
     assert {name: len(times) for name, times in samples.items()} == {"a": 9, "b": 9, "c": 9}
-    assert order[:6] == ["a", "b", "c", "b", "c", "a"]
+    rounds = ["".join(order[i : i + 3]) for i in range(0, 27, 3)]
+    assert all(set(one) == set("abc") for one in rounds)
+    rotations = {"abc", "bca", "cab"}
+    assert rotations & set(rounds) and set(rounds) - rotations, "rotating keeps who runs after whom"
+
+
+def test_a_sample_is_taken_after_a_call_that_is_not_timed(scripts, monkeypatch):
+    measure, events = scripts("compare.measure"), []
+    sample = measure.cpu_sampler(lambda: events.append("call"), backward=True, sample_seconds=0.0)
+    events.clear()
+    clock = measure.time.perf_counter
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: events.append("clock") or clock())
+    assert sample() > 0
+    assert events[-3:] == ["clock", "call", "clock"] and events[:-3].count("call") == 1
 
 
 @pytest.mark.parametrize(

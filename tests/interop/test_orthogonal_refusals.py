@@ -72,6 +72,7 @@ CONFIGS = [
     ("oft", "'first': OFT: coft_eps is -1", {"coft": True, "eps": -1.0}),
     ("oft", "peft_version is 'new', expected a version like '0.18.0'", {"peft_version": "new"}),
     ("oft", "peft_version is 18, expected a version", {"peft_version": 18}),
+    ("oft", "peft_version is '0.15.0': before PEFT 0.16, OFT was another", {"peft_version": "0.15.0"}),
     ("oft", "bias is 'lora_only', expected one of none, oft_only, all", {"bias": "lora_only"}),
     ("oft", "holds first.base_layer.bias, which the model does not have or bias 'none' excludes", {"bias": "none"}),
     ("oft", "modules_to_save is set, which OFTLinear does not cover", {"modules_to_save": ["second"]}),

@@ -158,6 +158,13 @@ def test_the_parametrization_refuses():
         orthogonal(nn.Linear(4, 4), map="qr")
     with pytest.raises(TypeError, match=r"orthogonal: Linear.weights is no floating-point tensor"):
         orthogonal(nn.Linear(4, 4), "weights")
+    for bad in (math.nan, math.inf):
+        linear = nn.Linear(3, 4)
+        with torch.no_grad():
+            linear.weight[1, 2] = bad
+        with pytest.raises(ValueError, match="orthogonal: weight has NaN or Inf"):
+            orthogonal(linear)
+        assert not hasattr(linear, "parametrizations")
     with pytest.raises(ValueError, match=r"orthogonal: weight has shape \(4, 4, 3, 3\), expected a matrix"):
         orthogonal(nn.Conv2d(4, 4, 3))
     chart = MAPS["cayley"](4, 3)
@@ -339,6 +346,11 @@ def test_sandwich_starts_from_the_cayley_map_of_its_weight_and_trains():
 def test_constructors_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_activation_is_called():
+    with pytest.raises(TypeError, match="SandwichLinear: activation is 'relu', expected a function of a tensor"):
+        SandwichLinear(3, 3, activation="relu")
 
 
 def test_a_sandwich_of_zeros_is_finite():

@@ -189,6 +189,18 @@ def test_leading_dimensions(device, leading):
         assert dx.shape == x.shape and (leading == () or dblocks.eq(0).all())
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_one_column_of_a_transposed_matrix(device, dtype):
+    """Its columns are not next to each other, and there is only one."""
+    x = torch.randn(5, 4, dtype=dtype, device=device.device).T[:, :1].requires_grad_()
+    blocks = torch.full((1, 1, 1), 2.0, dtype=dtype, device=device.device, requires_grad=True)
+    assert x.stride() == (1, 4)
+    y = op(x, blocks)
+    dx, dblocks = torch.autograd.grad(y, (x, blocks), torch.ones_like(x))
+    assert torch.equal(y, 2 * x) and torch.equal(dx, torch.full_like(x, 2.0))
+    torch.testing.assert_close(dblocks.flatten(), x.float().sum(0).to(dtype))
+
+
 @pytest.mark.parametrize("count", (0, 1))
 def test_no_features(device, count):
     x, blocks = torch.zeros(3, 0, device=device.device), torch.zeros(count, 4, 4, device=device.device)
@@ -296,6 +308,18 @@ def test_one_matrix_of_many_blocks(device):
     blocks = torch.eye(2, device=device.device)[None].requires_grad_()
     (dblocks,) = torch.autograd.grad(op(x, blocks).sum(), blocks)
     assert_near(dblocks, exact_gradient(x, torch.ones_like(x), blocks), torch.float32, "dblocks")
+
+
+def test_an_error_of_a_kernel_names_the_op_once():
+    if (reason := testing.unavailable("cuda_emulated")) is not None:
+        pytest.skip(reason)
+    x = torch.zeros(1, 46337, dtype=torch.bfloat16)
+    blocks = x.expand(1, 46337, 46337)
+    with testing.backend("cuda_emulated"), pytest.raises(RuntimeError) as caught:
+        op(x, blocks)
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith("block_diagonal_apply: blocks of 46337 are too large"), first
+    assert first.count("block_diagonal") == 1
 
 
 def test_rows_that_are_split_on_cuda():

@@ -189,6 +189,8 @@ def test_kernels(device):
     assert any("lowrank" in k or k == "library_gemm" for k in kernels)
     plans = lrkernels.explain("cayley_rectangular", weight)
     assert {"mirror_sum", "invert", "linear"} <= {plan.primitive for plan in plans}
+    remarks = ["steps follow" in plan.reason for plan in plans]
+    assert sum(remarks) == (device.backend == "cpu")  # on CUDA they are in the plan
 
 
 # --- Derivatives of every order.

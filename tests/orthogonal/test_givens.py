@@ -152,6 +152,21 @@ def test_leading_dimensions(device, leading):
     assert dx.shape == x.shape and (leading == () or dangles.eq(0).all())
 
 
+def test_second_derivatives_of_a_vector():
+    x = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    angles = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    for inverse in (False, True):
+        apply = lambda x, angles: op(x, angles, (1, 2, 4), inverse=inverse)  # noqa: B023, E731
+        assert gradcheck(apply, (x, angles)) and gradgradcheck(apply, (x, angles))
+
+
+def test_one_column_of_a_transposed_matrix(device):
+    """Its columns are not next to each other, and there is only one."""
+    x = torch.randn(5, 4, device=device.device).T[:, :1]
+    angles = torch.zeros(2, 0, device=device.device)
+    assert x.stride() == (1, 4) and torch.equal(op(x, angles, (1, 2)), x)
+
+
 def test_no_features(device):
     x, angles = make(device.device, torch.float32, 0, (1,), (3,))
     assert op(x, angles, (1,)).shape == (3, 0)

@@ -197,6 +197,18 @@ def test_leading_dimensions(device, leading, reflections):
         assert_near(y, exact, torch.float32, 100, "y")
 
 
+def test_one_column_of_a_transposed_matrix(device):
+    """Its columns are not next to each other, and there is only one."""
+    x, vectors = torch.randn(5, 4, device=device.device).T[:, :1], torch.randn(4, 3, device=device.device).T[:, :1]
+    assert x.stride() == (1, 4)
+    x, vectors = x.requires_grad_(), vectors.requires_grad_()
+    y = op(x, vectors)
+    torch.testing.assert_close(y, -x)
+    dx, dvectors = torch.autograd.grad(y, (x, vectors), x.detach())
+    torch.testing.assert_close(dx, -x)
+    torch.testing.assert_close(dvectors, torch.zeros(3, 1, device=device.device), rtol=0, atol=1e-5)
+
+
 def test_no_features(device):
     x = torch.ones(3, 0, device=device.device)
     assert op(x, torch.ones(2, 0, device=device.device)).shape == (3, 0)
@@ -340,6 +352,13 @@ def test_gradcheck_through_the_result(monkeypatch):
 
     monkeypatch.setattr(householder, "_REFLECTIONS_OF_ONE_PRODUCT", 2)
     x, vectors = (t.requires_grad_() for t in make("cpu", torch.float64, 3, 5, 3))
+    for transpose in (False, True):
+        apply = lambda x, vectors: op(x, vectors, transpose=transpose)  # noqa: B023, E731
+        assert gradcheck(apply, (x, vectors)) and gradgradcheck(apply, (x, vectors))
+
+
+def test_second_derivatives_of_a_vector():
+    x, vectors = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((8,), (3, 8)))
     for transpose in (False, True):
         apply = lambda x, vectors: op(x, vectors, transpose=transpose)  # noqa: B023, E731
         assert gradcheck(apply, (x, vectors)) and gradgradcheck(apply, (x, vectors))

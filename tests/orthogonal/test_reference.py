@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fresh_process import run
 
 from lrkernels import reference
 
@@ -167,3 +168,55 @@ def test_cayley_rectangular_of_a_square_is_torchs_parametrization():
     lower = layer.parametrizations.weight.original.detach().tril()
     # theirs is (I - A/2)⁻¹(I + A/2) with A = L - Lᵀ
     torch.testing.assert_close(reference.cayley_rectangular(-lower / 2), layer.weight.detach())
+
+
+# --- A vector is one row.
+
+
+@pytest.mark.parametrize("inverse", (False, True))
+def test_givens_backward_of_a_vector(inverse):
+    grad, y, angles = (torch.randn(shape, dtype=torch.float64) for shape in ((8,), (8,), (3, 4)))
+    scalars = {"strides": (1, 2, 4), "inverse": inverse}
+    dx, dangles = reference.givens_backward(grad, y, angles, **scalars)
+    rows, expected = reference.givens_backward(grad[None], y[None], angles, **scalars)
+    assert dx.shape == (8,) and dangles.abs().min() > 0
+    torch.testing.assert_close(dx, rows[0])
+    torch.testing.assert_close(dangles, expected)
+
+
+@pytest.mark.parametrize("of_result", (False, True))
+@pytest.mark.parametrize("transpose", (False, True))
+def test_householder_backward_of_a_vector(transpose, of_result):
+    grad, y, vectors = (torch.randn(shape, dtype=torch.float64) for shape in ((8,), (8,), (3, 8)))
+    scalars = {"transpose": transpose, "of_result": of_result}
+    dx, dvectors = reference.householder_backward(grad, y, vectors, **scalars)
+    rows, expected = reference.householder_backward(grad[None], y[None], vectors, **scalars)
+    assert dx.shape == (8,) and dvectors.abs().max() > 0
+    torch.testing.assert_close(dx, rows[0])
+    torch.testing.assert_close(dvectors, expected)
+
+
+OF_A_VECTOR = """
+import torch, lrkernels
+torch.manual_seed(0)
+cases = {
+    "givens": (lambda x, angles: lrkernels.givens_apply(x, angles, (1, 2, 4)), (3, 4)),
+    "householder": (lrkernels.householder_apply, (3, 8)),
+    "blocks": (lrkernels.block_diagonal_apply, (2, 4, 4)),
+}
+for name, (apply, shape) in cases.items():
+    x, factor = torch.randn(8, requires_grad=True), torch.randn(shape, requires_grad=True)
+    one_row = apply(x[None], factor)[0]
+    expected = torch.autograd.grad(one_row.sin().sum(), (x, factor))
+    for run in (apply, torch.compile(apply, fullgraph=True)):
+        y = run(x, factor)
+        torch.testing.assert_close(y, one_row)
+        torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), (x, factor)), expected)
+    print(name)
+"""
+
+
+@pytest.mark.parametrize("reference_only", ("0", "1"))
+def test_a_vector_with_and_without_kernels(reference_only):
+    result = run(OF_A_VECTOR, LRK_REFERENCE=reference_only)
+    assert result.stdout.split() == ["givens", "householder", "blocks"], result.stderr

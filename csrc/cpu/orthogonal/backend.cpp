@@ -81,14 +81,25 @@ bool library_blocks(const char* operation, const MatrixView& x, const MatrixView
   return cpu::uses_library_blocks(x.dtype, blocks.dtype, block, name(operation), forced_kernel());
 }
 
-/// Of block-diagonal products: ours, or the library's.
-Plan plan_blocks(const char* operation, const MatrixView& x, const MatrixView& blocks, int64_t block, Plan ours) {
+/// What the library's way allocates beside the results: a product of several blocks is a batch, which is copied to where
+/// its columns belong.
+size_t library_workspace(const MutableMatrixView& product, const MatrixView& blocks, int64_t block) {
+  if (!product.present() || blocks.rows == block) return 0;
+  return size_t(product.rows * product.cols) * size_of(product.dtype);
+}
+
+/// Of block-diagonal products: ours, or the library's. `product` is what is as large as x.
+Plan plan_blocks(const char* operation, const MatrixView& x, const MatrixView& blocks, int64_t block,
+                 const MutableMatrixView& product, Plan ours) {
   const bool preferred = cpu::prefers_library_blocks(x.dtype, blocks.dtype, block, cpu_info(), selected_cpu_isa());
   const bool library = library_blocks(operation, x, blocks, block);
   const char* const why = preferred ? "wide blocks of one dtype: the library's products were measured faster here"
                                     : "narrow blocks, several dtypes, or a CPU on which the library is not faster";
   const std::string forced = "force(\"" + forced_kernel() + "\")", other = library ? ours.kernel : cpu::kLibraryProduct;
-  if (library) ours.kernel = cpu::kLibraryProduct, ours.workspace_bytes = 0, ours.library_gemm = true;
+  if (library) {
+    ours.kernel = cpu::kLibraryProduct, ours.library_gemm = true;
+    ours.workspace_bytes = library_workspace(product, blocks, block);
+  }
   if (library != preferred) ours.reason = forced;
   else if (library) ours.reason = why;
   ours.rejected.push_back({other, library != preferred ? forced : why});
@@ -96,7 +107,7 @@ Plan plan_blocks(const char* operation, const MatrixView& x, const MatrixView& b
 }
 
 Plan plan_block_diagonal(const BlockDiagonalArgs& args, const Context&) {
-  return plan_blocks("block_diagonal", args.x, args.blocks, args.block,
+  return plan_blocks("block_diagonal", args.x, args.blocks, args.block, args.y,
                      plan("block_diagonal", "matrices packed once, x and y passed once",
                           is_double(args.x.dtype) ? cpu::block_diagonal_workspace<double>(args)
                                                   : cpu::block_diagonal_workspace<float>(args)));
@@ -118,7 +129,7 @@ Status block_diagonal(const BlockDiagonalArgs& args, const Context& context) {
 }
 
 Plan plan_block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context&) {
-  return plan_blocks("block_diagonal_backward", args.grad, args.blocks, args.block,
+  return plan_blocks("block_diagonal_backward", args.grad, args.blocks, args.block, args.dx,
                      plan("block_diagonal_backward",
                           args.dx.present() ? "dx and dblocks from one reading of x and grad" : "dblocks alone",
                           is_double(args.grad.dtype) ? cpu::block_diagonal_backward_workspace<double>(args)

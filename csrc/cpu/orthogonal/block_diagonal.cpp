@@ -241,7 +241,7 @@ Status block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Cont
   const bool wants_dx = args.dx.present(), in_place = memory.fits(args.dblocks, sizeof(T));
   const size_t bytes = block_diagonal_backward_workspace<T>(args);
   Workspace workspace(bytes);
-  if (!workspace.allocate(context)) return out_of_memory("block_diagonal_apply backward", bytes);
+  if (!workspace.allocate(context)) return out_of_memory("block_diagonal_backward", bytes);
   T *const packed = workspace.take<T>(wants_dx ? matrices.elements() : 0),
     *const sums = in_place ? static_cast<T*>(args.dblocks.data) : workspace.take<T>(memory.sums());
   const std::vector<T*> scratch = take_each<T>(workspace, division.tasks(), memory.scratch());

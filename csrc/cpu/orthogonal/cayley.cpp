@@ -236,7 +236,7 @@ Status cayley_backward(const CayleyBackwardArgs& args, const Context& context) {
   const SquareMatrices<T> matrices(args.block);
   const int64_t triangle_size = triangle_of(args.block), size = args.block, elements = matrices.elements();
   if (triangle_size == 0) return {};
-  return for_each_block("cayley backward", args.count, size, backward_bytes<T>(size, args.terms), context,
+  return for_each_block("cayley_backward", args.count, size, backward_bytes<T>(size, args.terms), context,
                         [&](char* memory, int64_t index) {
     Scratch scratch(memory);
     T *const triangle = scratch.take<T>(triangle_size), *const grad = scratch.take<T>(elements),

@@ -140,7 +140,7 @@ Status givens_backward(const GivensBackwardArgs& args, const Context& context) {
   const int64_t padded = schedule.padded;
   const size_t bytes = givens_backward_workspace<T>(args);
   Workspace workspace(bytes);
-  if (!workspace.allocate(context)) return out_of_memory("givens_apply backward", bytes);
+  if (!workspace.allocate(context)) return out_of_memory("givens_backward", bytes);
   prepared.pack(args.rounds, workspace);
   struct Task {
     T *y, *grad, *sums;

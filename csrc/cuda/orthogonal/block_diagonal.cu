@@ -241,11 +241,11 @@ Apply forward_of(const BlockDiagonalArgs& args) {
 }
 
 Apply dx_of(const BlockDiagonalBackwardArgs& args) {
-  return {"block_diagonal_apply backward", args.grad, args.blocks, args.block, !args.transpose, args.dx};
+  return {"block_diagonal_backward", args.grad, args.blocks, args.block, !args.transpose, args.dx};
 }
 
 Gradient gradient_of(const BlockDiagonalBackwardArgs& args) {
-  return {"block_diagonal_apply backward", args.transpose ? args.grad : args.x, args.transpose ? args.x : args.grad,
+  return {"block_diagonal_backward", args.transpose ? args.grad : args.x, args.transpose ? args.x : args.grad,
           args.block, args.dblocks};
 }
 
@@ -289,7 +289,7 @@ Status run_block_diagonal(const BlockDiagonalArgs& args, const Context& context)
 }
 
 Plan plan_block_diagonal_backward(const BlockDiagonalBackwardArgs& args, const Context& context) {
-  const std::string problem = unsupported("block_diagonal_apply backward", args.x, args.blocks);
+  const std::string problem = unsupported("block_diagonal_backward", args.x, args.blocks);
   const Gradient gradient = gradient_of(args);
   Workspace workspace;
   if (problem.empty()) workspace.reserve(RowSplits(gradient, context).bytes(gradient));

@@ -213,7 +213,7 @@ CayleyProblem problem_of(const CayleyArgs& args) {
 }
 
 CayleyProblem problem_of(const CayleyBackwardArgs& args) {
-  return {"cayley backward", args.count, args.block, args.terms, args.grad.dtype};
+  return {"cayley_backward", args.count, args.block, args.terms, args.grad.dtype};
 }
 
 }  // namespace

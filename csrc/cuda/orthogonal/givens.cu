@@ -230,7 +230,7 @@ GivensProblem problem_of(const GivensArgs& args) {
 }
 
 GivensProblem problem_of(const GivensBackwardArgs& args) {
-  return {"givens_apply backward", args.rounds, args.y.rows, args.y.cols, args.y.dtype, true};
+  return {"givens_backward", args.rounds, args.y.rows, args.y.cols, args.y.dtype, true};
 }
 
 }  // namespace

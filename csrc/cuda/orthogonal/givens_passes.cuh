@@ -93,13 +93,6 @@ inline std::vector<GivensPass> passes_of(const GivensRounds& rounds, int64_t fea
   return passes;
 }
 
-/// How many pairs a round has: the columns i below `features` - stride with i / stride even.
-__device__ __forceinline__ int64_t givens_pairs(int64_t features, int64_t stride) {
-  if (stride >= features) return 0;
-  const int64_t whole = features / (2 * stride), left = features - whole * 2 * stride;
-  return whole * stride + (left > stride ? left - stride : 0);
-}
-
 }  // namespace orthogonal
 }  // namespace LRK_TARGET
 }  // namespace lrk

@@ -10,7 +10,9 @@
 // Limits: size^2 is counted in int. Matrix and scratch fit into a block's shared memory up to 96 rows of its 99 KB on
 // sm_86 and sm_89, 128 of 163 KB on sm_80, and 154 of 227 KB on sm_90; larger matrices lie in L2. Size^3 double
 // multiply-adds are done by one multiprocessor: 2.1 M of 128 rows, 33 k cycles at the 64 a cycle of sm_90, twice that on
-// sm_80 and 32 times on those with 2.
+// sm_80 and 32 times on those with 2. That leaves out the chain of pivots, a double division and a barrier each, which
+// nothing overlaps: at an estimated 200 cycles a pivot (no GPU has measured it) as much again at 128 rows on sm_90, and
+// most of the time below.
 #pragma once
 
 #include <algorithm>
@@ -24,10 +26,14 @@ namespace orthogonal {
 
 constexpr int kInversePanel = 16, kInverseThreads = kInversePanel * kInversePanel;
 
+/// Doubles between the columns that small_inverse keeps: whole groups of four rows, and odd, so that threads that write
+/// one row of all columns do not meet in a bank.
+__host__ __device__ constexpr int inverse_columns_stride(int size) { return (size + 3) / 4 * 4 + 1; }
+
 /// The doubles of shared memory that small_inverse works in.
 __host__ __device__ constexpr int64_t inverse_scratch(int64_t size) {
-  const int64_t rows = size < kInversePanel ? kInversePanel : size, columns = (size + 3) / 4 * 4;
-  return kInversePanel * (kInversePanel + rows + columns);
+  const int64_t rows = size < kInversePanel ? kInversePanel : size;
+  return kInversePanel * (kInversePanel + rows + inverse_columns_stride(int(size)));
 }
 
 /// Where a kernel's matrices to invert lie: one a block of threads.
@@ -74,7 +80,7 @@ struct InversePlace {
 /// Called by all kInverseThreads threads after a barrier behind whoever wrote `matrix`; ends with one.
 __device__ __forceinline__ void small_inverse(double* matrix, int size, double* scratch) {
   constexpr int kPanel = kInversePanel;
-  const int thread = int(threadIdx.x), columns_stride = (size + 3) / 4 * 4;
+  const int thread = int(threadIdx.x), columns_stride = inverse_columns_stride(size);
   double* const pivots = scratch;                                             // D, then D^-1
   double* const rows = pivots + kPanel * kPanel;                              // P [panel, size]; first D's other half
   double* const columns = rows + kPanel * (size < kPanel ? kPanel : size);    // A[:, K], transposed

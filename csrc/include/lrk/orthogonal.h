@@ -75,7 +75,8 @@ struct BlockDiagonalArgs {
 };
 
 /// dx_n = g_n R_nt and dR_n = x_nt g_n (transposed: g_n R_n and g_nt x_n); on the CPU from one reading of x and g. Sums
-/// are taken in an order that depends on the shape alone, on CUDA on the device's number of multiprocessors too.
+/// are taken in an order that depends on the shape alone, on CUDA on the device's number of multiprocessors too. Where
+/// library_block_diagonal_backward says that the caller's GEMM is the better kernel, its order is that GEMM's.
 struct BlockDiagonalBackwardArgs {
   MatrixView grad, x;         // [rows, count block], one dtype, any strides
   MatrixView blocks;          // as above

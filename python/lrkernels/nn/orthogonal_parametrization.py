@@ -25,7 +25,7 @@ def orthogonal(module: nn.Module, name: str = "weight", map: str = "cayley") -> 
     rotations of the start, log₂ of the size times cheaper; not every Q). All have a right inverse.
 
     Returns the module. Raises TypeError when there is no such floating-point parameter, ValueError when it is no
-    matrix, for an unknown map, and when a matrix is assigned that is not orthonormal.
+    matrix or not finite, for an unknown map, and when a matrix is assigned that is not orthonormal.
 
     Lezcano-Casado and Martínez-Rubio, "Cheap orthogonal constraints in neural networks", ICML 2019.
     """
@@ -34,6 +34,8 @@ def orthogonal(module: nn.Module, name: str = "weight", map: str = "cayley") -> 
         raise TypeError(f"orthogonal: {type(module).__name__}.{name} is no floating-point tensor")
     if weight.dim() != 2 or 0 in weight.shape:
         raise ValueError(f"orthogonal: {name} has shape {tuple(weight.shape)}, expected a matrix")
+    if not weight.is_meta and not weight.isfinite().all():
+        raise ValueError(f"orthogonal: {name} has NaN or Inf, so there is no orthonormal factor to start from")
     parametrization = make_map("orthogonal", map, *weight.shape, weight.device)
     with torch.no_grad():
         weight.copy_(orthonormalized(weight))

@@ -31,7 +31,8 @@ class SandwichLinear(nn.Module):
 
         model = nn.Sequential(SandwichLinear(784, 256), SandwichLinear(256, 10, activation=None))
 
-    Raises ValueError or TypeError for sizes below 1, another dtype, or a scale that is no positive number.
+    Raises ValueError or TypeError for sizes below 1, another dtype, a scale that is no positive number, or an
+    activation that cannot be called.
 
     Wang and Manchester, "Direct parameterization of Lipschitz-bounded deep networks", ICML 2023.
     """
@@ -50,6 +51,8 @@ class SandwichLinear(nn.Module):
         check_size("SandwichLinear", "out_features", out_features)
         check_finite("SandwichLinear", "scale", scale)
         check_dtype("SandwichLinear", dtype)
+        if activation is not None and not callable(activation):
+            raise TypeError(f"SandwichLinear: activation is {activation!r}, expected a function of a tensor or None")
         if scale <= 0.0:
             raise ValueError(f"SandwichLinear: scale is {scale}, expected a positive number")
         super().__init__()

@@ -16,6 +16,11 @@ def _wide(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    """``[..., features]`` as a matrix; a vector is one row of it."""
+    return tensor.unsqueeze(0).flatten(0, -2)
+
+
 def givens_pairs(features: int, stride: int, device: torch.device | None = None) -> Tensor:
     """The first members i of a round's pairs (i, i + stride): (i // stride) is even and i + stride < features."""
     i = torch.arange(max(features - stride, 0), device=device)
@@ -56,7 +61,7 @@ def givens_backward(
             sin = -sin
         first, second = (v.index_select(-1, i) for v in (y, g)), (v.index_select(-1, j) for v in (y, g))
         (y_i, g_i), (y_j, g_j) = first, second
-        sums = (g_j * y_i - g_i * y_j).flatten(0, -2).sum(0)
+        sums = _rows(g_j * y_i - g_i * y_j).sum(0)
         dangles[t] = torch.nn.functional.pad(-sums if inverse else sums, (0, pairs - len(i)))
         y = y.index_copy(-1, i, cos * y_i + sin * y_j).index_copy(-1, j, cos * y_j - sin * y_i)
         g = g.index_copy(-1, i, cos * g_i + sin * g_j).index_copy(-1, j, cos * g_j - sin * g_i)
@@ -148,11 +153,11 @@ def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) -> Tensor:
     """y = x·H₁·H₂···H_k with H = I − 2·vᵀv/‖v‖² of a row v, and H = I for v = 0; ``transpose`` reverses the order."""
-    y = x.to(_wide(x, vectors), copy=True)
+    y = _rows(x.to(_wide(x, vectors), copy=True))
     reflections = list(zip(*_scaled(vectors.to(y.dtype))[:2], strict=True))
     for v, twice in reversed(reflections) if transpose else reflections:
         y = y - (twice * (y @ v)).unsqueeze(-1) * v
-    return y.to(x.dtype).contiguous()
+    return y.reshape(x.shape).to(x.dtype).contiguous()
 
 
 def householder_backward(
@@ -165,7 +170,7 @@ def householder_backward(
     """
     y = rows if of_result else householder_apply(rows, vectors, transpose=transpose)
     wide = _wide(grad, vectors)
-    g, y = grad.to(wide).flatten(0, -2), y.to(wide).flatten(0, -2)
+    g, y = _rows(grad.to(wide)), _rows(y.to(wide))
     vs, taus, largest = _scaled(vectors.to(wide))
     dvs = [torch.zeros_like(v) for v in vs]
     for i in range(len(vs)) if transpose else reversed(range(len(vs))):

@@ -358,8 +358,10 @@ def check_adapter(
     (against finite differences in float64), merge (= forward), unmerge (the same bits), frozen, compile (fullgraph;
     clears torch.compile's caches), state_dict, copies, meta, dtypes, shapes, base_forward: the docstring of
     ``check_NAME`` in this module says what each asks.
-    ``only`` names those to run. ``prepare(adapter)`` is called where the update has to be at work, after its parameters
-    were drawn at random; one that is held at zero by something else (a ramp, a mask) is switched on there.
+    ``only`` names those to run: all but gradients, of an adapter whose gradient is not the derivative on purpose (OFT's
+    goes straight through the scaling of ``coft_eps`` where that binds). ``prepare(adapter)`` is called where the update
+    has to be at work, after its parameters were drawn at random; one that is held at zero by something else (a ramp, a
+    mask) is switched on there.
 
     Runs on the CPU, repeats exactly, and leaves torch's generator as it was. Returns what was found, a line a check.
     Raises AssertionError with a line for every check that failed, ValueError for an unknown name in ``only``, TypeError

@@ -70,8 +70,9 @@ class BlockRotation(Rotation):
     ``lrkernels.block_diagonal_apply`` have the conventions and ``method`` and ``terms``.
 
     ``coft_eps`` (constrained OFT) holds every block within ‖Q_i‖_F ≤ coft_eps / √rows of skew: where it is larger, R is
-    that of Q_i scaled down to the bound, and the gradient is the one there. ``project_()`` writes the scaled Q into
-    skew, which projected gradient descent does after every step: see ``project_after_steps``.
+    that of Q_i scaled down to the bound, and the gradient is the one there, straight through the scaling.
+    ``project_()`` writes the scaled Q into skew, which projected gradient descent does after every step: see
+    ``project_after_steps``.
     """
 
     def __init__(
@@ -173,8 +174,9 @@ class OFTLinear(RotatedLinear):
     of the skew-symmetric Q_i and starts at 0, PEFT's layout of ``oft_R``; ``block_share`` makes it one row for all
     blocks. ``method="exact"`` computes R_i by an inverse and is orthogonal to rounding at any Q. ``"neumann"`` is
     PEFT's default, a series of ``terms`` terms, orthogonal for small Q only: ``rotation.neumann_error_bound()`` bounds
-    ‖RᵀR − I‖₂, and merging or ``orthogonality_error()`` warns above 0.3. ``coft_eps`` bounds ‖Q_i‖_F (COFT); call
-    ``project_after_steps(optimizer, model)`` once. Else as ``RotatedLinear``.
+    ‖RᵀR − I‖₂, and merging or ``orthogonality_error()`` warns above 0.3. ``coft_eps`` bounds ‖Q_i‖_F (COFT): outside
+    the bound skew gets the gradient at the scaled Q_i, straight through the scaling, which is not the derivative; call
+    ``project_after_steps(optimizer, model)`` once, and there is no outside. Else as ``RotatedLinear``.
 
         layer = OFTLinear(nn.Linear(4096, 4096), block_size=32)
 

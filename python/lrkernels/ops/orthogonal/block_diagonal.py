@@ -60,7 +60,8 @@ def block_diagonal_apply(x: Tensor, blocks: Tensor, *, transpose: bool = False) 
 
     Differentiable in x and blocks, any number of times; forward-mode differentiation raises. x is kept only when the
     blocks train. Gradients are summed in an order that depends on the shapes alone, on CUDA on the device too; on the
-    CPU both come from one reading of x.
+    CPU both come from one reading of x. Products that torch's GEMM computes (of wide blocks on some CPUs, as
+    ``lrkernels.explain`` says) are one each, and may differ in the last bits with the number of threads.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device, before any work.

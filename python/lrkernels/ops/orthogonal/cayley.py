@@ -62,8 +62,9 @@ def cayley(skew: Tensor, block: int, *, method: str = "exact", terms: int = 5) -
     Returns:
         ``[blocks, block, block]``, skew's dtype. The inverse is computed in float64 and R rounded to float32 on its
         way there, so R is right to float32's last bits, and ‖RᵀR − I‖₂ below 5e-6, while the norm of Q is below 1e4
-        (the error grows with its square, and is about 1e-3 at 1e6). NaN or Inf in a block makes its R not finite,
-        and the others do not notice.
+        (at worst, of a Q with small and large eigenvalues, the error grows with its square, to about 1e-3 at 1e6;
+        random blocks are far from that). NaN or Inf in a block makes its R not finite, as float32 entries near 3e38
+        may, and the others do not notice.
 
     Differentiable any number of times; forward-mode differentiation raises. The exact map's gradient is
     dQ = ½(R + I)ᵀ G (R + I)ᵀ, so R is kept, of half skew in float32, and must then not be changed in place; the series

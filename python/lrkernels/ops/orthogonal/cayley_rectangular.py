@@ -55,7 +55,9 @@ def cayley_rectangular(weight: Tensor) -> Tensor:
     Returns:
         ``[..., rows, cols]``, contiguous, weight's dtype. In float32 ‖QᵀQ − I‖₂ is below 5e-6 for ‖A‖₂ up to 1000:
         where the inverse is less exact, it gets a Newton step and Q a Newton–Schulz step. The CPU looks whether they
-        are needed; on CUDA every float32 map gets one of each, four products more (six where Q is not square).
+        are needed (up to two of each, which ``lrkernels.explain`` cannot foresee); on CUDA every float32 map gets one
+        of each, four products more (six where Q is not square). Float32 entries from about 1e19 on, where VᵀV
+        overflows, and NaN and Inf give a result that is not finite.
 
     Differentiable any number of times (of the map itself, not of its polish); forward-mode differentiation raises.
     weight and (I + A)⁻¹, ``[..., n, n]`` with the smaller side n, are kept for the backward pass, which solves nothing.

@@ -14,8 +14,9 @@ from lrkernels.ops.orthogonal._checks import check_householder
 
 _lrk = torch.ops.lrk
 
-# Up to here all reflections are one product, whose gradient needs x, which other layers of the same input keep too. Of
-# more the gradient walks the result back.
+# Up to here the gradient starts from x, which other layers of the same input keep too; of more it walks the result
+# back. One product takes 128 reflections of at least 256 rows, 64 of at least 64 rows and 32 of fewer: the gradient of
+# several products from x computes the result again.
 _REFLECTIONS_OF_ONE_PRODUCT = 128
 
 
@@ -53,8 +54,9 @@ def householder_apply(x: Tensor, vectors: Tensor, *, transpose: bool = False) ->
         y = x·H₁·H₂···H_k,    H = I − 2·vᵀv / ‖v‖² of a row v of vectors, and H = I for v = 0
 
     The product is orthogonal whatever the vectors are, and reaches every orthogonal matrix with ``features`` of them.
-    Up to 128 reflections are applied at once, as a product of that rank, instead of one after the other: as exactly, of
-    vectors that lie close together (all entries positive, say) too, for what is ill conditioned is computed in double.
+    Up to 128 reflections (64 where x has fewer than 256 rows, 32 below 64) are applied at once, as a product of that
+    rank, instead of one after the other: as exactly, of vectors that lie close together (all entries positive, say)
+    too, for what is ill conditioned is computed in double.
     Products that torch's GEMM computes may differ in the last bits with the number of threads.
 
     Args:

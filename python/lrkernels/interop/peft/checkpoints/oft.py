@@ -29,6 +29,7 @@ from lrkernels.reference import skew_matrices
 # module_dropout is of no consequence: PEFT's forward has never used it.
 _IGNORED = fields.IGNORED | {"init_weights", "module_dropout"}
 _NEW_SERIES, _OLD_SERIES = "0.18.0", "0.17.0"
+_UNNAMED = (0, 0)  # the version of a config that names none
 
 
 class NeumannBefore018(BlockRotation):
@@ -75,12 +76,18 @@ class OFTConfig(AdapterConfig):
         fields.check_count("num_cayley_neumann_terms", self.num_cayley_neumann_terms)
         if re.match(r"\d+\.\d+", str(self.peft_version)) is None:
             raise ValueError(f"peft_version is {self.peft_version!r}, expected a version like {_NEW_SERIES!r}")
+        if _UNNAMED < self.version < (0, 16):
+            raise ValueError(f"peft_version is {self.peft_version!r}: before PEFT 0.16, OFT was another")
         super().check(biases)
 
     @property
-    def has_old_series(self) -> bool:
+    def version(self) -> tuple[int, int]:
         major, minor = re.match(r"(\d+)\.(\d+)", self.peft_version).groups()
-        return self.use_cayley_neumann and self.num_cayley_neumann_terms > 2 and (int(major), int(minor)) < (0, 18)
+        return int(major), int(minor)
+
+    @property
+    def has_old_series(self) -> bool:
+        return self.use_cayley_neumann and self.num_cayley_neumann_terms > 2 and self.version < (0, 18)
 
     def block_size(self, features: int) -> int:
         return _nearest_divisor(features, self.oft_block_size) or features // _nearest_divisor(features, self.r)
