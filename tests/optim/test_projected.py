@@ -9,6 +9,7 @@ from optimizer_cases import BASES, SHAPES, matrices, run, set_gradients
 from torch import Tensor
 
 from lrkernels import optim, reference
+from lrkernels.optim import rules
 
 FULL = 12  # at least the shorter side of every matrix
 
@@ -209,6 +210,34 @@ def test_staggered_or_not_a_refreshed_matrix_is_the_same():
         optimizer.step()
         other.step()
     torch.testing.assert_close(parameters[5], alone[5], rtol=1e-4, atol=1e-5)
+
+
+def test_batched_products_and_products_of_each_matrix_are_the_same(monkeypatch):
+    """On a CPU it is the second, elsewhere the first."""
+    one_by_one, batched = matrices(), matrices()
+    run(optim.ProjectedOptimizer(one_by_one, "adamw", BASES["galore"], refresh_every=2), one_by_one, 4)
+    monkeypatch.setattr("lrkernels.optim.projected._by_matrix", lambda basis, g: False)
+    run(optim.ProjectedOptimizer(batched, "adamw", BASES["galore"], refresh_every=2), batched, 4)
+    for p, q in zip(one_by_one, batched, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [rules._fused_adam, rules._foreach_adam], ids=["fused", "foreach"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_both_forms_of_adams_rule_are_adam(rule, dtype):
+    theirs = matrices(dtype)
+    optimizer = torch.optim.Adam(theirs, lr=1.0, betas=(0.8, 0.9), eps=1e-3, foreach=False)
+    start = [p.detach().clone() for p in theirs]
+    moved = [torch.zeros_like(p) for p in start]
+    moments = [[torch.zeros_like(p) for p in start] for _ in range(2)]
+    for step in range(4):
+        set_gradients(theirs, step)
+        gradients = [p.grad.clone() for p in theirs]
+        torch._foreach_sub_(moved, rule(gradients, *moments, step + 1, (0.8, 0.9), 1e-3))
+        optimizer.step()
+        assert all(torch.equal(a, p.grad) for a, p in zip(gradients, theirs, strict=True))
+    for p, w, d in zip(theirs, start, moved, strict=True):
+        torch.testing.assert_close(p - w, d)
 
 
 # --- Fira ---

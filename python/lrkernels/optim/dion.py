@@ -81,9 +81,14 @@ class Dion(MatrixOptimizer):
         return {"momentum_buffer": torch.zeros_like(matrix), "right": signs / torch.linalg.vector_norm(signs, dim=0)}
 
     def direction(
-        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+        self,
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+        positions: list[int],
     ) -> Factors:
-        accumulated = gradients.add_(torch.stack(state["momentum_buffer"]))
+        accumulated = torch.stack(state["momentum_buffer"]).add_(torch.stack(gradients))
         before = torch.stack(state["right"])
         left, _ = ops.orthonormalize(accumulated @ before)
         right = accumulated.mT @ left

@@ -20,10 +20,6 @@ from lrkernels.optim.sharding import Layout, Whole, layout_of, local
 # On the CPU whatever the device: the host reads them, without waiting for anything.
 HOST_STATE = ("step", "refreshed")
 
-# Of a stack on the CPU: it stays in the cache, and its memory comes from what was freed instead of from the system.
-# Twelve layers of width 256 (2 cores, 36 MB of L3): LIMITS
-CPU_STACK_BYTES = 4 * 2**20
-
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
@@ -53,14 +49,6 @@ class Stack:
 
     def local_state(self, name: str) -> list[Tensor]:
         return [local(state[name]) for state in self.states]
-
-    def is_full(self, parameter: Tensor) -> bool:
-        size = parameter.numel() * _wide(parameter.dtype).itemsize
-        return (
-            parameter.device.type == "cpu"
-            and len(self.parameters) > 0
-            and (len(self.parameters) + 1) * size > CPU_STACK_BYTES
-        )
 
     def count(self) -> None:
         for state in self.states:
@@ -124,11 +112,16 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return gradients
 
     def direction(
-        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+        self,
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+        positions: list[int],
     ) -> Tensor | Factors:
         """``[count, rows, cols]`` of what ``accumulate`` gave to what is taken off the parameters, but for lr·scale.
 
-        May write into ``gradients``. Changes ``state`` in place, or puts another list of tensors in its place.
+        Leaves ``gradients`` as they are. Changes ``state`` in place, or puts another list of tensors in its place.
         """
         raise NotImplementedError
 
@@ -213,9 +206,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if layout is not None:
                 key = (*key, tuple(parameter.shape), layout.key)
             stack = stacks.setdefault(key, Stack(step, layout))
-            if layout is not None and stack.is_full(parameter):
-                stacks[(*key, len(stacks))] = stack
-                stack = stacks[key] = Stack(step, layout)
             stack.parameters.append(parameter)
             stack.states.append(state)
             stack.positions.append(position)
@@ -253,10 +243,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for name in names:
             kept = [each[name] for each in stack.states]
             state[name] = layout.mine(kept) if name in HOST_STATE else layout.read(kept)
-        whole = layout.gather(parts, rows)
+        matrices = layout.gather(parts, rows)
         positions = layout.mine(stack.positions)
         if positions:
-            whole = self.direction(whole, state, group, stack.step, positions)
+            whole = self.direction(matrices, state, group, stack.step, positions)
+        else:
+            whole = parts[0].new_empty(0, rows, cols)
         for name in names:
             if name not in HOST_STATE:
                 layout.write([each[name] for each in stack.states], state[name])

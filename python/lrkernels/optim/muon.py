@@ -98,12 +98,17 @@ class Muon(MatrixOptimizer):
         return torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
 
     def direction(
-        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+        self,
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+        positions: list[int],
     ) -> Tensor:
         return self.orthogonal(gradients, group)
 
     def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
         return step_scale(group["scaling"], rows, cols)
 
-    def orthogonal(self, momentum: Tensor, group: dict[str, Any]) -> Tensor:
-        return ops.polar(momentum, steps=group["steps"], coefficients=flat(group["coefficients"]))
+    def orthogonal(self, momentum: list[Tensor], group: dict[str, Any]) -> Tensor:
+        return ops.polar(torch.stack(momentum), steps=group["steps"], coefficients=flat(group["coefficients"]))

@@ -74,9 +74,14 @@ class NorMuon(Muon):
         return {**super().initial_state(matrix, group), "row_square": matrix.new_zeros(matrix.shape[0])}
 
     def direction(
-        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+        self,
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+        positions: list[int],
     ) -> Tensor:
-        rows, cols = gradients.shape[-2:]
+        rows, cols = gradients[0].shape
         orthogonal = self.orthogonal(gradients, group)
         squares = orthogonal.square().mean(-1)
         torch._foreach_lerp_(state["row_square"], list(squares.unbind()), 1 - group["beta2"])

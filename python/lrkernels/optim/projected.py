@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lrkernels.optim import options, rules
-from lrkernels.optim.basis import Basis, State
+from lrkernels.optim.basis import Basis, MatrixBasis, State
 from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer, Stack
 
 # Names of the moments of an inner optimizer, and the power of R that they average.
 MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
+
+_USUAL = (MatrixBasis.project, MatrixBasis.update)
 
 
 class ProjectedOptimizer(MatrixOptimizer):
@@ -121,30 +123,41 @@ class ProjectedOptimizer(MatrixOptimizer):
         return super().step(closure)
 
     def direction(
-        self, gradients: Tensor, state: dict[str, list[Tensor]], group: dict[str, Any], step: int, positions: list[int]
+        self,
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        group: dict[str, Any],
+        step: int,
+        positions: list[int],
     ) -> Tensor | Factors:
-        basis, tall = self._basis(group), gradients.shape[-2] > gradients.shape[-1]
-        g = gradients.mT if tall else gradients
+        basis, tall = self._basis(group), gradients[0].shape[0] > gradients[0].shape[1]
+        wide = [g.mT for g in gradients] if tall else gradients
+        rows = wide[0].shape[0]
         own = {name.removeprefix("basis_"): torch.stack(state[name]) for name in state if name.startswith("basis_")}
         own["refreshed"] = torch.stack(state["refreshed"])
         due = self._due(group, step, positions)
         if due:
-            own = self._refresh(basis, own, g, due, state, group, step)
+            own = self._refresh(basis, own, wide, due, state, group, step)
         given = dict(own)
-        r = basis.project(own, g)
-        rows = list(r.unbind())
-        if group["inner"] == "adamw":
-            moments = state["exp_avg"], state["exp_avg_sq"]
-            inner = rules.adam(rows, *moments, step + 1, group["betas"], group["eps"])
+        if _by_matrix(basis, wide[0]):
+            left = basis.matrix(own, rows).to(wide[0].dtype)
+            r = [p.mT @ g for p, g in zip(left.unbind(), wide, strict=True)]
+            update = Factors(left, torch.stack(self._inner(r, state, group, step)))
         else:
-            inner = rules.momentum(rows, state["momentum_buffer"], group["momentum"], group["nesterov"])
-        update = basis.update(own, g, r, torch.stack(inner))
+            g = torch.stack(wide)
+            r = basis.project(own, g)
+            update = basis.update(own, g, r, torch.stack(self._inner(list(r.unbind()), state, group, step)))
         for name, stack in own.items():
             if name != "refreshed" and (due or stack is not given[name]):
                 state[f"basis_{name}"] = list(stack.unbind())
         if isinstance(update, Factors):
             return Factors(update.right.mT, update.left.mT) if tall else update
         return update.mT if tall else update
+
+    def _inner(self, r: list[Tensor], state: dict[str, list[Tensor]], group: dict[str, Any], step: int) -> list[Tensor]:
+        if group["inner"] == "adamw":
+            return rules.adam(r, state["exp_avg"], state["exp_avg_sq"], step + 1, group["betas"], group["eps"])
+        return rules.momentum(r, state["momentum_buffer"], group["momentum"], group["nesterov"])
 
     def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
         return group["scale"]
@@ -153,16 +166,16 @@ class ProjectedOptimizer(MatrixOptimizer):
         self,
         basis: Basis,
         own: State,
-        g: Tensor,
+        gradients: list[Tensor],
         due: list[int],
         state: dict[str, list[Tensor]],
         group: dict[str, Any],
         step: int,
     ) -> State:
         """The stack's bases with those of ``due`` chosen anew, and their moments turned along."""
-        all_due = len(due) == len(g)
+        all_due = len(due) == len(gradients)
         old = own if all_due else {name: _some(stack, due) for name, stack in own.items()}
-        seen = g if all_due else _some(g, due)
+        seen = _some(gradients, due)
         new = basis.refresh(old, seen, step)
         if basis.reads_gradient:
             finite = seen.isfinite().flatten(1).all(1)
@@ -171,7 +184,7 @@ class ProjectedOptimizer(MatrixOptimizer):
         if step > 0:
             for name, power in MOMENTS[group["inner"]].items():
                 moments = [state[name][i] for i in due]
-                turned = basis.rotate_state(old, new, torch.stack(moments), power, g.shape[-2])
+                turned = basis.rotate_state(old, new, torch.stack(moments), power, seen.shape[-2])
                 torch._foreach_copy_(moments, list(turned.unbind()))
         return new if all_due else {name: _replaced(stack, due, new[name]) for name, stack in own.items()}
 
@@ -196,7 +209,14 @@ def _column(flags: Tensor, stack: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (stack.dim() - 1))
 
 
-def _some(stack: Tensor, chosen: list[int]) -> Tensor:
+def _by_matrix(basis: Basis, g: Tensor) -> bool:
+    """On a CPU the products of one matrix after the other are faster than a copy of all gradients and batched ones:
+    GaLore's step takes 0.7 of the time for 48 matrices of 256 x 256 to 1024 (2 cores of Cascade Lake)."""
+    usual = isinstance(basis, MatrixBasis) and (type(basis).project, type(basis).update) == _USUAL
+    return usual and g.device.type == "cpu"
+
+
+def _some(stack: Tensor | list[Tensor], chosen: list[int]) -> Tensor:
     """Without a tensor of indices, which a device would have to be waited for."""
     return torch.stack([stack[i] for i in chosen])
 

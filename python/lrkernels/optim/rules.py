@@ -26,25 +26,21 @@ def adam(
 
     ``step`` is t, 1 at the first. Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
     """
+    # torch's fused kernel passes over memory once; on a GPU it wants t there, where the host cannot read it.
+    rule = _fused_adam if gradients[0].device.type == "cpu" else _foreach_adam
+    return rule(gradients, mean, square, step, betas, eps)
+
+
+def _fused_adam(gradients, mean, square, step, betas, eps):
+    direction = [torch.zeros_like(tensor) for tensor in gradients]
+    steps = [torch.tensor(float(step))] * len(gradients)
+    options = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": 0.0, "amsgrad": False}
+    torch._fused_adam_(direction, gradients, mean, square, [], steps, lr=-1.0, maximize=False, **options)
+    return direction
+
+
+def _foreach_adam(gradients, mean, square, step, betas, eps):
     beta1, beta2 = betas
-    if gradients[0].device.type == "cpu":  # torch's fused kernel passes once over memory; on a GPU it wants t there
-        direction = [torch.zeros_like(tensor) for tensor in gradients]
-        torch._fused_adam_(
-            direction,
-            gradients,
-            mean,
-            square,
-            [],
-            [torch.tensor(float(step))] * len(gradients),
-            lr=-1.0,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=0.0,
-            eps=eps,
-            amsgrad=False,
-            maximize=False,
-        )
-        return direction
     lerp_(mean, gradients, 1 - beta1)
     mul_(square, beta2)
     addcmul_(square, gradients, gradients, 1 - beta2)

@@ -35,10 +35,12 @@ class Whole:
         """Those of the stack that this process works on."""
         return items
 
-    def gather(self, parts: list[Tensor], rows: int) -> Tensor:
-        return torch.stack(parts)
+    def gather(self, parts: list[Tensor], rows: int) -> list[Tensor]:
+        """Of every matrix the rows that this process has, to the matrices that it works on."""
+        return parts
 
     def scatter(self, stack: Tensor, rows: int, count: int) -> list[Tensor]:
+        """Back, from a stack ``[my share, rows, ...]`` to as many pieces as there are matrices."""
         return list(stack.unbind())
 
     def read(self, kept: list[Tensor]) -> list[Tensor]:
@@ -91,8 +93,7 @@ class RowSharded:
         torch.distributed.all_to_all_single(received, sent, received_sizes, sent_sizes, group=self.group)
         return received.split(received_sizes)
 
-    def gather(self, parts: list[Tensor], rows: int) -> Tensor:
-        """``[count]`` pieces ``[my rows, ...]`` -> ``[my share, rows, ...]``."""
+    def gather(self, parts: list[Tensor], rows: int) -> list[Tensor]:
         stack = torch.stack(parts)
         rest, pieces, shares = stack.shape[2:], self._rows(rows), self._shares(len(parts))
         entries, share = rest.numel(), shares[self.rank]
@@ -101,10 +102,10 @@ class RowSharded:
             [share * piece * entries for piece in pieces],
             [other * pieces[self.rank] * entries for other in shares],
         )
-        return torch.cat([part.view(share, piece, *rest) for part, piece in zip(received, pieces, strict=True)], dim=1)
+        whole = [part.view(share, piece, *rest) for part, piece in zip(received, pieces, strict=True)]
+        return list(torch.cat(whole, dim=1).unbind())
 
     def scatter(self, stack: Tensor, rows: int, count: int) -> list[Tensor]:
-        """``[my share, rows, ...]`` -> ``[count]`` pieces ``[my rows, ...]``."""
         rest, pieces, shares = stack.shape[2:], self._rows(rows), self._shares(count)
         entries, share, piece = rest.numel(), shares[self.rank], pieces[self.rank]
         received = self._exchange(
@@ -116,7 +117,7 @@ class RowSharded:
         return [matrix for part in stacks for matrix in part.unbind()]
 
     def read(self, kept: list[Tensor]) -> list[Tensor]:
-        return list(self.gather([local(tensor) for tensor in kept], kept[0].shape[0]).unbind())
+        return self.gather([local(tensor) for tensor in kept], kept[0].shape[0])
 
     def write(self, kept: list[Tensor], changed: list[Tensor]) -> None:
         whole = torch.stack(changed) if changed else local(kept[0]).new_empty(0, *kept[0].shape)
