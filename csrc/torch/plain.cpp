@@ -22,13 +22,6 @@ std::string why_no_kernels(AtenTensorHandle tensor) {
   return problem.empty() ? problem : "lrkernels' CUDA kernels cannot run on cuda:" + std::to_string(device) + ": " + problem;
 }
 
-std::string why_no_cpu_kernels(AtenTensorHandle tensor) {
-  int32_t device_type = 0;
-  aoti_torch_get_device_type(tensor, &device_type);
-  if (device_type == aoti_torch_device_type_cpu() && !emulating()) return {};
-  return "lrkernels has no CUDA kernels of the sketch family yet";
-}
-
 void call_plain(const char* op, const std::string& why, StableIValue* stack) {
   if (const char* strict = std::getenv("LRK_STRICT"); strict != nullptr && std::string(strict) == "1")
     fail(op, why + " (LRK_STRICT=1)");

@@ -14,9 +14,6 @@ namespace lrk::binding {
 /// Why no kernel serves `tensor`'s dtype on its device; empty when one does.
 std::string why_no_kernels(AtenTensorHandle tensor);
 
-/// The same for families that have CPU kernels only: why none serves `tensor`, on CUDA or where that is emulated.
-std::string why_no_cpu_kernels(AtenTensorHandle tensor);
-
 /// Calls lrk::_plain_<op> in the op's place. `stack` holds the arguments, and the results afterwards.
 void call_plain(const char* op, const std::string& why, StableIValue* stack);
 
@@ -31,14 +28,6 @@ struct FixedString {
 template <auto kernel, FixedString op>
 void kernel_or_plain(StableIValue* stack, uint64_t arguments, uint64_t results) {
   const std::string why = why_no_kernels(torch::stable::detail::to<AtenTensorHandle>(stack[0]));
-  if (why.empty()) return kernel(stack, arguments, results);
-  call_plain(op.text, why, stack);
-}
-
-/// The same for an op without CUDA kernels.
-template <auto kernel, FixedString op>
-void cpu_kernel_or_plain(StableIValue* stack, uint64_t arguments, uint64_t results) {
-  const std::string why = why_no_cpu_kernels(torch::stable::detail::to<AtenTensorHandle>(stack[0]));
   if (why.empty()) return kernel(stack, arguments, results);
   call_plain(op.text, why, stack);
 }

@@ -1,5 +1,5 @@
-// torch.ops.lrk.polar and spectral_norm_bound: schemas, registration, a matrix of the batch after the other.
-#include <array>
+// torch.ops.lrk.polar and spectral_norm_bound: schemas, registration; on the CPU a matrix of the batch after the other, on
+// CUDA all at once.
 #include <cmath>
 #include <limits>
 
@@ -24,24 +24,16 @@ std::vector<double> coefficients_of(const std::string& method, int64_t steps, co
   return all;
 }
 
-/// The plain torch expression of the factor that has no CUDA kernel.
-Tensor plain_exact(const Tensor& a, int64_t steps) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 4> stack{from(a), from(std::string("exact")), from(steps), from(Coefficients())};
-  call_plain("polar", "lrkernels has no CUDA kernel for polar with method='exact'", stack.data());
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
 Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients coefficients) {
   const char* op = "polar";
   check_polar(op, a, method, steps, coefficients);
   if (const BatchedSketchBackend* const device = batched_sketch_for(op, a)) {
-    if (method == "exact") return plain_exact(a, steps);
     const Execution execution(op, a);
     const Tensor out = like(a), as = stack_of_matrices(a), outs = stack_of_matrices(out);
     BatchedPolarArgs args;
     args.a = matrices_of(as), args.out = mutable_matrices_of(outs), args.product = batched_product(a);
-    args.coefficients = coefficients_of(method, steps, coefficients);
+    args.exact = method == "exact";
+    if (!args.exact) args.coefficients = coefficients_of(method, steps, coefficients);
     run(op, "polar", device->plan_polar, device->polar, args, execution.context());
     return out;
   }

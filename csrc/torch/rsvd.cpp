@@ -1,5 +1,6 @@
-// torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration, a matrix of the batch
-// after the other.
+// torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration; on the CPU a matrix of the
+// batch after the other, on CUDA all at once.
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <tuple>
@@ -71,13 +72,34 @@ struct Problem {
   OptionalTensor q0_at(int64_t index) const { return q0 ? OptionalTensor(matrix_at(*q0, index)) : std::nullopt; }
 };
 
+/// The same for a device's algorithms, which take all matrices at once.
+struct BatchedProblem : Problem {
+  using Problem::Problem;
+
+  BatchedRangeFinderArgs range_args(int64_t power_iters, int64_t seed) const {
+    BatchedRangeFinderArgs args;
+    args.a = matrices_of(a), args.power_iters = power_iters, args.seed = uint64_t(seed);
+    if (q0) args.q0 = matrices_of(*q0);
+    args.product = batched_product(a);
+    return args;
+  }
+};
+
 Tensor range_finder(const Tensor& a, int64_t rank, const OptionalTensor& q0, int64_t oversample, int64_t power_iters,
                     int64_t seed) {
   const char* op = "range_finder";
   check_range_finder(op, a, rank, q0, oversample, power_iters);
   const Tensor q = empty(batch_sizes(a, a.size(a.dim() - 2), basis_size(a, rank, oversample)), wide_dtype(a), a);
-  const Problem problem(a, q0);
   const Tensor qs = stack_of_matrices(q);
+  if (const BatchedSketchBackend* const device = batched_sketch_for(op, a)) {
+    const Execution execution(op, a);
+    const BatchedProblem problem(a, q0);
+    BatchedRangeFinderArgs args = problem.range_args(power_iters, seed);
+    args.q = mutable_matrices_of(qs);
+    run(op, "range_finder", device->plan_range_finder, device->range_finder, args, execution.context());
+    return q;
+  }
+  const Problem problem(a, q0);
   for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
     const Tensor matrix = matrix_at(problem.a, index);
     const OptionalTensor start = problem.q0_at(index);
@@ -128,8 +150,18 @@ std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, in
   const ScalarType dtype = wide_dtype(a);
   const Tensor u = empty(batch_sizes(a, rows, rank), dtype, a), s = empty(batch_sizes(a, -1, rank), dtype, a),
                v = empty(batch_sizes(a, cols, rank), dtype, a);
-  const Problem problem(a, q0);
   const Tensor us = stack_of_matrices(u), vs = stack_of_matrices(v);
+  if (const BatchedSketchBackend* const device = batched_sketch_for(op, a)) {
+    const Execution execution(op, a);
+    const BatchedProblem problem(a, q0);  // whose NaN and Inf end as NaN: nobody asks the device
+    BatchedRsvdArgs args;
+    args.range = problem.range_args(power_iters, seed), args.basis = basis_size(a, rank, oversample);
+    args.u = mutable_matrices_of(us), args.v = mutable_matrices_of(vs);
+    args.s = static_cast<float*>(s.mutable_data_ptr());
+    run(op, "rsvd", device->plan_rsvd, device->rsvd, args, execution.context());
+    return {u, s, v};
+  }
+  const Problem problem(a, q0);
   const Tensor ss = torch::stable::reshape(s, {problem.a.size(0), rank});
   const bool checked = !planning() && check != "ignore";
   for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
@@ -150,12 +182,26 @@ std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, in
   return {u, s, v};
 }
 
+/// The plain torch expression, for the only policy that has to ask the device.
+std::tuple<Tensor, Tensor, Tensor> plain_rsvd(const Tensor& a, int64_t rank, const OptionalTensor& q0,
+                                              int64_t oversample, int64_t power_iters, int64_t seed,
+                                              const std::string& check, double broadening) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 8> stack{from(a),           from(rank), from(q0),    from(oversample),
+                                    from(power_iters), from(seed), from(check), from(broadening)};
+  call_plain("rsvd", "lrkernels has no CUDA kernel that raises, as check='raise' asks for", stack.data());
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+}
+
 std::tuple<Tensor, Tensor, Tensor> rsvd(const Tensor& a, int64_t rank, const OptionalTensor& q0, int64_t oversample,
                                         int64_t power_iters, int64_t seed, std::string check, double broadening) {
   const char* op = "rsvd";
   check_range_finder(op, a, rank, q0, oversample, power_iters);
   check_policy(op, check);
   if (!(broadening >= 0)) fail(op, "broadening is " + std::to_string(broadening) + ", expected a number of at least 0");
+  if (check == "raise" && batched_sketch_for(op, a) != nullptr)
+    return plain_rsvd(a, rank, q0, oversample, power_iters, seed, check, broadening);
   return decompose(op, a, rank, q0, oversample, power_iters, seed, check);
 }
 
@@ -171,6 +217,11 @@ Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
   const bool half = out.scalar_type() != u.scalar_type();
   const Tensor wide = half ? empty({a.sizes().begin(), a.sizes().end()}, u.scalar_type(), a) : out;
   const Tensor us = stack_of_matrices(scaled), vs = stack_of_matrices(v), outs = stack_of_matrices(wide);
+  if (batched_sketch_for(op, a) != nullptr) {
+    const Execution execution(op, a);
+    require(batched_product(a)(matrices_of(us), matrices_of(vs).transposed(), mutable_matrices_of(outs)), op);
+    return torch::stable::to(wide, a.scalar_type());
+  }
   for_each_matrix(op, us, [&](int64_t index, const Execution& execution) {
     const Tensor left = matrix_at(us, index), right = matrix_at(vs, index), product = matrix_at(outs, index);
     require(matrix_product(execution)(matrix_view(left), matrix_view(right).transposed(), mutable_view(product)), op);
@@ -180,9 +231,9 @@ Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("orthonormalize", &kernel_or_plain<TORCH_BOX(&orthonormalize), "orthonormalize">);
-  m.impl("range_finder", &cpu_kernel_or_plain<TORCH_BOX(&range_finder), "range_finder">);
-  m.impl("rsvd", &cpu_kernel_or_plain<TORCH_BOX(&rsvd), "rsvd">);
-  m.impl("low_rank_approx", &cpu_kernel_or_plain<TORCH_BOX(&low_rank_approx), "low_rank_approx">);
+  m.impl("range_finder", &kernel_or_plain<TORCH_BOX(&range_finder), "range_finder">);
+  m.impl("rsvd", &kernel_or_plain<TORCH_BOX(&rsvd), "rsvd">);
+  m.impl("low_rank_approx", &kernel_or_plain<TORCH_BOX(&low_rank_approx), "low_rank_approx">);
 }
 
 }  // namespace
@@ -204,5 +255,5 @@ STABLE_TORCH_LIBRARY_IMPL(lrk, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lrk, CUDA, m) {
-  if (!lrk::binding::reference_only()) lrk::binding::register_kernels(m);
+  if (!lrk::binding::reference_only() && lrk::sketch_cuda() != nullptr) lrk::binding::register_kernels(m);
 }

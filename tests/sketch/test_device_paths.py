@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from spectra import SPECTRA, matrix, orthogonality_error
 
 import lrkernels
 from lrkernels import reference
@@ -54,6 +55,68 @@ def test_norm_bound(device, shape, iters):
         assert (bound <= norm * most).all()
 
 
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", ((26, 18), (18, 26), (21, 21), (40, 1)), ids=str)
+def test_whole_decompositions(device, shape, spectrum):
+    a = matrix(*shape, SPECTRA[spectrum]).float()
+    u, s, v = (factor.cpu() for factor in lrkernels.rsvd(a.to(device.device), min(shape)))
+    assert max(orthogonality_error(u), orthogonality_error(v)) < 3e-6
+    product = (u.double() * s.double()) @ v.double().mT
+    assert torch.linalg.matrix_norm(product - a.double()) <= 3e-6 * a.double().norm()
+    exact = np.linalg.svd(a.double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(s.double(), exact, rtol=0, atol=3e-6 * exact[0])
+    assert (s.diff() <= 0).all() and (u.gather(0, u.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize("shape", ((20, 12), (12, 20), (2, 15, 15), (33, 1)), ids=str)
+def test_exact_polar_factor(device, shape):
+    for dtype, rounding in ((torch.float32, 1e-5), (torch.bfloat16, 2**-8)):
+        a = torch.randn(shape).to(dtype)
+        ours = lrkernels.polar(a.to(device.device), method="exact").cpu()
+        u, _, vh = np.linalg.svd(a.double().numpy(), full_matrices=False)
+        np.testing.assert_allclose(ours.double(), u @ vh, rtol=0, atol=rounding)
+    zero = lrkernels.polar(torch.zeros(shape, device=device.device), method="exact")
+    assert orthogonality_error(zero if shape[-2] >= shape[-1] else zero.mT) < 1e-5
+
+
+def test_stacks_are_their_matrices(device):
+    """One set of launches for all, whose matrices may lie anywhere."""
+    a = torch.randn(4, 9, 6)
+    for given in (a[:2], a.mT[::3]):
+        matrices = [m.to(device.device) for m in given]
+        for op in (
+            lambda m: lrkernels.rsvd(m, 3),
+            lambda m: (lrkernels.range_finder(m, 3),),
+            lrkernels.orthonormalize,
+            lambda m: (lrkernels.polar(m),),
+            lambda m: (lrkernels.polar(m, method="exact"),),
+            lambda m: (lrkernels.spectral_norm_bound(m),),
+        ):
+            for together, alone in zip(op(given.to(device.device)), zip(*map(op, matrices), strict=True), strict=True):
+                torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=2e-5)
+
+
+def test_a_warm_start(device):
+    a = matrix(60, 50, lambda i, n: 0.8**i).float()
+    exact = np.linalg.svd(a.double().numpy())[0][:, :6]
+    near = (torch.from_numpy(exact) + 0.02 * torch.randn(60, 6)).float().to(device.device)
+    for oversample in (0, 4):
+        arguments = {"oversample": oversample, "power_iters": 0}
+        bases = [lrkernels.range_finder(a.to(device.device), 6, q, **arguments).cpu().double() for q in (None, near)]
+        cosines = [np.linalg.svd(exact.T @ q.numpy(), compute_uv=False).min() for q in bases]
+        assert cosines[1] > 0.999 > cosines[0]
+        assert all(orthogonality_error(q) < 1e-6 and q.shape[1] == 6 + oversample for q in bases)
+
+
+def test_nobody_asks_the_device_whether_numbers_are_finite(device):
+    if device.backend == "cpu":
+        pytest.skip("the CPU raises")
+    a = torch.randn(2, 12, 7)
+    a[1, 3, 2] = torch.nan
+    for factor in lrkernels.rsvd(a.to(device.device), 2):
+        assert factor[0].isfinite().all() and factor[1].isnan().all()
+
+
 PATHS = [
     ("polar", (100, 128), "newton_schulz_sm80_shared"),
     ("polar", (129, 129), "newton_schulz_sm80_products"),
@@ -61,6 +124,9 @@ PATHS = [
     ("spectral_norm_bound", (4000, 90), "spectral_norm_bound_sm80_shared"),
     ("spectral_norm_bound", (130, 4000), "spectral_norm_bound_sm80_products"),
     ("orthonormalize", (500, 30), "orthonormalize_sm80_cholesky_qr"),
+    ("rsvd", (500, 300), "rsvd_sm80_jacobi"),
+    ("range_finder", (500, 300), "range_finder_sm80"),
+    ("sketch", (500, 300), "sketch_rademacher_sm80_32x64"),
 ]
 
 
@@ -68,6 +134,7 @@ PATHS = [
 def test_plans(device, op, shape, kernel):
     if device.backend == "cpu":
         pytest.skip("the paths are those of the CUDA kernels")
-    plans = lrkernels.explain(op, torch.zeros(shape, device=device.device))
+    sizes = (8,) if op in ("rsvd", "range_finder", "sketch") else ()
+    plans = lrkernels.explain(op, torch.zeros(shape, device=device.device), *sizes)
     assert plans[0].kernel == kernel and plans[0].reason and not plans[0].hardware_verified
     assert all(rejected["reason"] for rejected in plans[0].rejected)

@@ -7,7 +7,7 @@ namespace {
 std::vector<std::string> kernel_names() {
   return {"sketch_rademacher_sm80_32x64", "sketch_rademacher_sm80_adjoint_32x64", "sketch_sparse_sign_sm80_scatter",
           "sketch_sparse_sign_sm80_gather", "orthonormalize_sm80_cholesky_qr",
-          "newton_schulz_sm80_shared", "newton_schulz_sm80_products", "spectral_norm_bound_sm80_shared",
+          "range_finder_sm80", "rsvd_sm80_jacobi", "polar_exact_sm80_jacobi", "newton_schulz_sm80_shared", "newton_schulz_sm80_products", "spectral_norm_bound_sm80_shared",
           "spectral_norm_bound_sm80_products"};
 }
 
@@ -21,6 +21,10 @@ const BatchedSketchBackend kBackend = {
     &sketch::run_sketch_product,
     &sketch::plan_orthonormalize,
     &sketch::run_orthonormalize,
+    &sketch::plan_range_finder,
+    &sketch::run_range_finder,
+    &sketch::plan_rsvd,
+    &sketch::run_rsvd,
     &sketch::plan_polar,
     &sketch::run_polar,
     &sketch::plan_spectral_norm_bound,

@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kCholeskyThreads) cholesky_kernel(const Choles
     const double unit = parameters.pass == 0 ? 1.0 / length : per_unit[j];
     const bool dependent = !(length * unit > kDependent);
     lengths[j] = dependent ? 0.0 : length;
-    per_unit[j] = unit, replaced[j] = int(dependent);
+    per_unit[j] = unit;
   }
   pivots[thread] = poison;
   __syncthreads();
@@ -187,8 +187,11 @@ __global__ void __launch_bounds__(kCholeskyThreads) cholesky_kernel(const Choles
     triangle[e] = is_finite ? value : 0.0 / 0.0;
   }
   __syncthreads();
-  for (int j = thread; j < size; j += kCholeskyThreads)
-    per_unit[j] = lengths[j] > 0.0 ? per_unit[j] * triangle[int64_t(j) * size + j] : 1.0;
+  for (int j = thread; j < size; j += kCholeskyThreads) {
+    const bool dependent = !(lengths[j] > 0.0);
+    per_unit[j] = dependent ? 1.0 : per_unit[j] * triangle[int64_t(j) * size + j];
+    replaced[j] = int(dependent && is_finite);  // of what is not finite all becomes NaN
+  }
 }
 
 }  // namespace sketch

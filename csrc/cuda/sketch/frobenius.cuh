@@ -90,21 +90,6 @@ __global__ void __launch_bounds__(kNormThreads) polynomial_kernel(const Polynomi
   parameters.m[e] = value;
 }
 
-/// out = x, of any dtypes and strides.
-struct CopyParameters {
-  ConstStack x;
-  MutableStack out;
-  int64_t rows = 0, cols = 0, count = 0;
-};
-
-__global__ void __launch_bounds__(kNormThreads) copy_kernel(const CopyParameters parameters) {
-  const int64_t e = int64_t(blockIdx.x) * kNormThreads + int(threadIdx.x), elements = parameters.rows * parameters.cols;
-  const int64_t n = e / elements, within = e % elements;
-  if (n >= parameters.count) return;
-  const int64_t i = within / parameters.cols, j = within % parameters.cols;
-  parameters.out.store(n, i, j, parameters.x.load(n, i, j));
-}
-
 }  // namespace sketch
 }  // namespace LRK_TARGET
 }  // namespace lrk

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cuda/sketch/columns_launch.cuh"
 #include "cuda/sketch/frobenius.cuh"
 #include "cuda/sketch/launchers.cuh"
 #include "cuda/sketch/newton_schulz.cuh"
@@ -71,9 +72,6 @@ Status run_shared(const PolarProblem& problem, const BatchedPolarArgs& args, con
   return launch(kernel, config, parameters);
 }
 
-MutableMatrices contiguous(float* data, int64_t count, int64_t rows, int64_t cols) {
-  return {{data, DType::kFloat32, rows, cols, cols, 1}, count, rows * cols};
-}
 
 Status run_products(const PolarProblem& problem, const BatchedPolarArgs& args, GlobalMemory& memory,
                     const Context& context) {
@@ -114,15 +112,13 @@ Status run_products(const PolarProblem& problem, const BatchedPolarArgs& args, G
     if (Status status = args.product(gram, from, contiguous(next, count, rows, cols)); !status.ok()) return status;
     std::swap(x, next);
   }
-  CopyParameters copy;
-  copy.x = ConstStack(Matrices(contiguous(x, count, rows, cols))), copy.out = MutableStack(problem.out);
-  copy.rows = rows, copy.cols = cols, copy.count = count;
-  return launch(copy_kernel, elementwise(count * rows * cols), copy);
+  return copy_matrices(contiguous(x, count, rows, cols), problem.out, context);
 }
 
 }  // namespace
 
 Plan plan_polar(const BatchedPolarArgs& args, const Context& context) {
+  if (args.exact) return plan_exact_polar(args, context);
   const PolarProblem problem(args);
   Plan plan;
   const std::string why_not = why_not_shared(problem, context);
@@ -138,6 +134,7 @@ Plan plan_polar(const BatchedPolarArgs& args, const Context& context) {
 }
 
 Status run_polar(const BatchedPolarArgs& args, const Context& context) {
+  if (args.exact) return run_exact_polar(args, context);
   const PolarProblem problem(args);
   if (problem.a.first.dtype == DType::kFloat64) return Status::unsupported("polar: float64 has no CUDA kernel");
   if (problem.count == 0 || problem.rows == 0 || problem.cols == 0) return {};

@@ -56,10 +56,30 @@ struct BatchedOrthonormalizeArgs {
   MutableMatrices r;   // [min(rows, cols), cols], float32; absent when not wanted
 };
 
-/// As PolarArgs. The exact factor is not among them.
+/// As RangeFinderArgs, of every matrix from the same random signs.
+struct BatchedRangeFinderArgs {
+  Matrices a;   // [rows, cols], float32, any strides
+  Matrices q0;  // [rows, <= size] bases of before, float32; absent: none
+  int64_t power_iters = 1;
+  uint64_t seed = 0;
+  BatchedProduct product;
+  MutableMatrices q;  // [rows, size <= min(rows, cols)], float32, contiguous
+};
+
+/// As RsvdArgs.
+struct BatchedRsvdArgs {
+  BatchedRangeFinderArgs range;  // its q is not used: work memory of `basis` columns
+  int64_t basis = 0;             // rank <= basis <= min(rows, cols)
+  MutableMatrices u;             // [rows, rank], float32, contiguous
+  float* s = nullptr;            // [count, rank]
+  MutableMatrices v;             // [cols, rank]
+};
+
+/// As PolarArgs.
 struct BatchedPolarArgs {
   Matrices a;                        // [rows, cols], any strides
   std::vector<double> coefficients;  // 3 * steps
+  bool exact = false;
   BatchedProduct product;
   MutableMatrices out;               // as a, its dtype
 };
@@ -78,6 +98,10 @@ struct BatchedSketchBackend {
   Status (*sketch_product)(const SketchProductArgs&, const Context&);
   Plan (*plan_orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
   Status (*orthonormalize)(const BatchedOrthonormalizeArgs&, const Context&);
+  Plan (*plan_range_finder)(const BatchedRangeFinderArgs&, const Context&);
+  Status (*range_finder)(const BatchedRangeFinderArgs&, const Context&);
+  Plan (*plan_rsvd)(const BatchedRsvdArgs&, const Context&);
+  Status (*rsvd)(const BatchedRsvdArgs&, const Context&);
   Plan (*plan_polar)(const BatchedPolarArgs&, const Context&);
   Status (*polar)(const BatchedPolarArgs&, const Context&);
   Plan (*plan_spectral_norm_bound)(const BatchedNormBoundArgs&, const Context&);

@@ -99,7 +99,8 @@ def orthonormalize(a: Tensor) -> tuple[Tensor, Tensor]:
         Q has orthonormal columns whatever the rank of a is: in float32 |QᵀQ − I| is below 1e-5.
 
     CholeskyQR from a Gram matrix in float64; where that is not positive, the matrix is first preconditioned by the
-    triangle of a sketch of it, and columns that depend on others are replaced; at last Householder's reflections.
+    triangle of a sketch of it, and columns that depend on others are replaced; at last Householder's reflections. On
+    CUDA what a Gram matrix does not resolve is left to the next of up to six passes, which end without a sync.
 
     Differentiable any number of times where a has full rank; of a column that depends on those before it the gradient
     is zero. Forward mode raises. NaN and Inf are passed on.

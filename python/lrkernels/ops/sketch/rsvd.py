@@ -139,7 +139,8 @@ def rsvd(
     Args:
         a, rank, q0, oversample, power_iters, seed: see :func:`range_finder`; the basis is cut down to ``rank``.
         check: what NaN or Inf in a does: ``"raise"`` a ValueError, ``"nan"`` gives NaN in the results of that matrix of
-            the batch, ``"ignore"`` does not look. ``"auto"`` raises on the CPU and gives NaN on CUDA, without a sync.
+            the batch, ``"ignore"`` does not look. ``"auto"`` raises on the CPU and gives NaN on CUDA, without a sync;
+            ``"raise"`` on CUDA runs the plain torch expression, which waits for the device.
         broadening: above 0, a gradient through U and V is allowed, with 1/(σᵢ² − σⱼ²) of the columns replaced by
             d/(d² + η²), η = broadening·σ₁². Functions of the projectors UUᵀ and VVᵀ keep their exact gradient.
 
