@@ -7,9 +7,9 @@ from torch import Tensor
 
 from lrkernels.ops import rsvd
 
-# Where LAPACK decomposes the whole matrix instead, exactly: a matrix this small takes it a few milliseconds, and from a
-# quarter of the whole rank on (rank / 2 columns of oversampling come on top) it is the faster one. Measured on the CPU:
-# at an eighth, rsvd takes a quarter of the time at 256 and 512, and less than a tenth at a thirtieth of the rank.
+# Where LAPACK decomposes the whole matrix instead, exactly: a matrix this small takes it a few milliseconds, and around
+# a quarter of the whole rank (rank / 2 columns of oversampling come on top) rsvd was no longer the faster one every
+# time. At an eighth it was, at 256 to 1024 rows on the CPU, by several times.
 _SMALL = 128
 _SHARE_OF_RANKS = 8
 # One more than the op's default: a layer is decomposed once, and on a flat spectrum it halves what is left to gain.
