@@ -28,8 +28,9 @@ def approximation_error(a, u, s, v):
 @pytest.mark.parametrize("rank", (4, 32))
 def test_rsvd_is_nearly_optimal(device, decay, dtype, rank):
     """1.02 times the best error where singular values decay, 1.03 where they do not."""
-    shape, rank = ((400, 300), rank) if device.backend != "cuda_emulated" else ((120, 90), max(rank // 2, 4))
-    a = noise(*shape) if decay == "flat" else matrix(*shape, DECAYS[decay])
+    if device.backend == "cuda_emulated" and rank == 32 and dtype == torch.bfloat16:
+        pytest.skip("takes seconds in the emulator, and float32 has been through it")
+    a = noise(400, 300) if decay == "flat" else matrix(400, 300, DECAYS[decay])
     a = a.to(dtype)
     u, s, v = (factor.cpu() for factor in lrkernels.rsvd(a.to(device.device), rank))
     assert max(orthogonality_error(u), orthogonality_error(v)) < 1e-6

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/sketch/columns_launch.cuh"
+#include "cuda/sketch/gaussian.cuh"
 #include "cuda/sketch/launchers.cuh"
 #include "cuda/sketch/small_svd.cuh"
 #include "device/launch.cuh"
@@ -23,10 +24,15 @@ MutableMatrices columns_of(const MutableMatrices& stack, int64_t first, int64_t 
   return part;
 }
 
-/// out = a Omega of random signs: one product where the stack is one matrix of more rows.
-Status product_with_signs(const Matrices& a, uint64_t seed, const MutableMatrices& out, const Context& context) {
+/// Up to here a square of signs is too often singular, and Gaussian entries cost nothing.
+constexpr int64_t kFewColumns = 64;
+
+/// out = the first columns of a Omega, Omega of `size` sparse signs a row: one product where the stack is one matrix of
+/// more rows.
+Status product_with_signs(const Matrices& a, uint64_t seed, int64_t size, const MutableMatrices& out,
+                          const Context& context) {
   SketchProductArgs args;
-  args.seed = seed, args.x = a.first, args.y = out.first;
+  args.kind = SketchKind::kSparseSign, args.seed = seed, args.size = size, args.x = a.first, args.y = out.first;
   const auto stacked = [](const MatrixView& first, int64_t stride) { return stride == first.rows * first.row_stride; };
   if (a.count == 1 || (stacked(a.first, a.stride) && stacked(out.first, out.stride))) {
     args.x.rows *= a.count, args.y.rows *= a.count;
@@ -56,6 +62,7 @@ class RangeFinder {
 
   void reserve(Workspace& workspace) {
     other_ = workspace.reserve(size_t(count_ * cols_ * std::max(size_, warm_)) * sizeof(float));
+    if (cols_ <= kFewColumns) gaussian_ = workspace.reserve(size_t(cols_ * size_) * sizeof(float));
     of_rows_.reserve(workspace), of_cols_.reserve(workspace), of_warm_.reserve(workspace);
   }
   Status check() const {
@@ -76,7 +83,7 @@ class RangeFinder {
     if (size_ > warm_) {
       // The columns that remain are the first of Omega, as where there is no basis of before.
       const MutableMatrices rest = columns_of(q, warm_, size_ - warm_);
-      if (Status status = product_with_signs(a, args_.seed, rest, context_); !status.ok()) return status;
+      if (Status status = product_with_start(workspace, rest); !status.ok()) return status;
     }
     if (Status status = make_orthonormal(of_rows_, workspace, q); !status.ok()) return status;
     const MutableMatrices other = contiguous(workspace.at(other_), count_, cols_, size_);
@@ -100,11 +107,25 @@ class RangeFinder {
     return qr.orthonormalize(workspace, read_only(stack), stack);
   }
 
+  /// out = a's product with the first columns of Omega.
+  Status product_with_start(const Workspace& workspace, const MutableMatrices& out) const {
+    if (cols_ > kFewColumns) return product_with_signs(args_.a, args_.seed, size_, out, context_);
+    GaussianParameters parameters;
+    parameters.seed = args_.seed, parameters.features = cols_, parameters.size = size_;
+    parameters.matrix = static_cast<float*>(workspace.at(gaussian_));
+    const int64_t pairs = (size_ + 1) / 2 * cols_, blocks = (pairs + kGaussianThreads - 1) / kGaussianThreads;
+    const LaunchConfig config(dim3(unsigned(blocks)), dim3(kGaussianThreads), 0, context_);
+    if (Status status = launch(gaussian_kernel, config, parameters); !status.ok()) return status;
+    // One matrix for the whole stack.
+    const MatrixView first{parameters.matrix, DType::kFloat32, cols_, out.first.cols, size_, 1};
+    return args_.product(args_.a, Matrices{first, count_, 0}, out);
+  }
+
   const BatchedRangeFinderArgs& args_;
   const Context& context_;
   int64_t count_, rows_, cols_, size_, warm_;
   ColumnQr of_rows_, of_cols_, of_warm_;
-  size_t other_ = 0;
+  size_t other_ = 0, gaussian_ = 0;
 };
 
 /// Everything of a randomised SVD.
@@ -170,7 +191,7 @@ bool is_empty(const Matrices& stack) { return stack.count == 0 || stack.first.ro
 Plan plan_range_finder(const BatchedRangeFinderArgs& args, const Context& context) {
   Plan plan;
   plan.kernel = kRangeFinder;
-  plan.reason = "subspace iteration from random signs by the library's products, orthonormalised after every one";
+  plan.reason = "subspace iteration from a random start by the library's products, orthonormalised after every one";
   Workspace workspace;
   RangeFinder("range_finder", args, args.q.first.cols, context).reserve(workspace);
   plan.workspace_bytes = workspace.bytes();

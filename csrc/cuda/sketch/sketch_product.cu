@@ -68,7 +68,7 @@ Status run_sketch_product(const SketchProductArgs& args, const Context& context)
     return Status::unsupported("sketch: only signs have a CUDA kernel");
   if (args.x.dtype == DType::kFloat64) return Status::unsupported("sketch: float64 has no CUDA kernel");
   if (rows == 0 || outer == 0) return {};
-  const int64_t features = args.adjoint ? outer : inner, size = args.adjoint ? inner : outer;
+  const int64_t features = args.adjoint ? outer : inner, size = args.adjoint ? inner : std::max(args.size, outer);
   if (std::max({rows, inner, outer}) > 0x7fffffff) return Status::unsupported("sketch: a side of more than 2^31 - 1");
   const Cut cut(args, context);
   if (Status status = check_grid("sketch", cut.tiles * cut.row_tiles); !status.ok()) return status;

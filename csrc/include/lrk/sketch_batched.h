@@ -44,8 +44,9 @@ struct SketchProductArgs {
   SketchKind kind = SketchKind::kRademacher;  // or kSparseSign
   uint64_t seed = 0;
   bool adjoint = false;
+  int64_t size = 0;     // of Omega where y takes only its first columns; 0: y takes all
   MatrixView x;         // [rows, features], or [rows, size] of the adjoint; any strides
-  MutableMatrixView y;  // [rows, size], or [rows, features]; x's dtype
+  MutableMatrixView y;  // [rows, <= size], or [rows, features]; x's dtype
 };
 
 /// a_n = q_n r_n with orthonormal columns in q, whatever the rank of a is, r upper triangular and its diagonal not
