@@ -2,8 +2,8 @@
 
     python bench/optim_losses.py [--steps 150] [--save NAME]
 
-Everybody starts from the same weights and sees the same batches. Learning rates are by hand, one of two or three that
-were tried; `torch.optim.Muon` and ours have the same, and AdamW beside them for what is no hidden matrix. A table of
+Everybody starts from the same weights and sees the same batches. Learning rates are by hand and not tuned:
+`torch.optim.Muon` and ours have the same, and AdamW beside them for what is no hidden matrix. A table of
 bits per byte: the mean of the last tenth of the training losses, and of the validation text.
 """
 
@@ -56,10 +56,10 @@ OPTIMIZERS: dict[str, Build] = {
     "Muon, Polar Express": ours(optim.Muon, lr=3e-3, coefficients=optim.polar_express(5)),
     "NorMuon": ours(optim.NorMuon, lr=3e-3),
     "Dion, rank 1/4": ours(optim.Dion, lr=1e-2),
-    "GaLore, rank 1/4": projected(optim.GaLore(48)),
-    "Fira, rank 1/4": projected(optim.Fira(48)),
-    "DCT, rank 1/4": projected(optim.DCT(48)),
-    "Flora, rank 1/4": projected(optim.Flora(48)),
+    "GaLore, rank 48": projected(optim.GaLore(48)),
+    "Fira, rank 48": projected(optim.Fira(48)),
+    "DCT, rank 48": projected(optim.DCT(48)),
+    "Flora, rank 48": projected(optim.Flora(48)),
 }
 
 
