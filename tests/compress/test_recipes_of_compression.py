@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from models import falling, network, tail, values
+from compressed_models import falling, network, tail, values
 from torch import nn
 
 from lrkernels.adapters import LoRA, adapted_layers

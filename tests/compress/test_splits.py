@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from models import falling, network, tail, values
+from compressed_models import falling, network, tail, values
 from torch import nn
 
 from lrkernels.compress import compress, linear_layers, splits_within

@@ -56,7 +56,7 @@ def test_ranks_are_what_numpy_says_and_in_order():
 def test_the_stable_rank_by_rsvd_is_close_and_from_above():
     large = torch.stack([gaussian(400, 300, seed) for seed in range(3)])
     exact, estimate = stable_rank(large), stable_rank(large, exact=False)
-    assert (estimate >= exact * (1 - 1e-12)).all() and (estimate <= 1.15 * exact).all()
+    assert (estimate >= exact * (1 - 1e-12)).all() and (estimate <= 1.2 * exact).all()
     decaying = with_spectrum(400, 300, 0.9 ** np.arange(300))
     np.testing.assert_allclose(stable_rank(decaying, exact=False), stable_rank(decaying), rtol=1e-4)
 
