@@ -84,10 +84,11 @@ wheel-test: environment
 	  $(PY) -m pip wheel --quiet . --no-build-isolation --no-deps --wheel-dir build/wheel
 	$(PY) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet $(shell grep '^torch==' requirements-dev.txt) \
-	  numpy pytest hypothesis expecttest matplotlib tqdm
+	  numpy pytest pytest-xdist hypothesis expecttest matplotlib tqdm
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	cp -r tests build/wheel/tests
-	cd build/wheel && venv/bin/python -m pytest tests $(PYTEST)
+	cd build/wheel && OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive venv/bin/python -m pytest tests \
+	  --numprocesses auto --maxprocesses 8 $(PYTEST)
 
 # A file and those of the emulator, nothing else.
 KERNEL ?= tests/cpp/try_kernel.cpp
