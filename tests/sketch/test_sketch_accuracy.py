@@ -52,6 +52,27 @@ def test_full_rank_is_the_whole_decomposition(shape, spectrum):
         assert (s.diff() <= 0).all() and (u.gather(0, u.abs().argmax(0, keepdim=True)) > 0).all()
 
 
+def test_no_direction_is_lost_where_there_are_none_to_spare():
+    a = torch.randn(200, 100, generator=torch.Generator().manual_seed(0))
+    for seed in (0, 63, 82, 129):  # of sparse signs three of these have an empty column
+        for power_iters in (0, 1):
+            u, s, v = lrkernels.rsvd(a, 100, seed=seed, power_iters=power_iters)
+            assert approximation_error(a.double(), u, s, v) <= 1e-5 * a.double().norm()
+
+
+@pytest.mark.parametrize("scale", (1e-36, 1e-33, 1e-30, 1e30), ids=str)
+@pytest.mark.parametrize("rank", (3, 100))
+def test_every_scale_of_float32(scale, rank):
+    generator = torch.Generator().manual_seed(1)
+    a = torch.randn(300, rank, generator=generator) @ torch.randn(rank, 120, generator=generator) * scale
+    u, s, v = lrkernels.rsvd(a, 3 if rank == 3 else 30)
+    expected = np.linalg.svd(a.double().numpy(), compute_uv=False)[: s.numel()]
+    assert max(orthogonality_error(u), orthogonality_error(v)) < 1e-5
+    np.testing.assert_allclose(s.double(), expected, rtol=2e-5 if rank == 3 else 0.1)
+    q = lrkernels.range_finder(a, 10)
+    assert orthogonality_error(q) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("condition", (1.0, 1e3, 1e6, 1e9, 1e12, 1e30))
 @pytest.mark.parametrize("shape", ((700, 40), (45, 40), (40, 40), (64, 1), (30, 50)), ids=str)

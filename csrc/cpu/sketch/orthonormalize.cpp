@@ -266,8 +266,11 @@ Status normalize(Workbench& bench, T* q, int64_t rows, int64_t cols) {
   double* const triangle = bench.scratch.take<double>(cols * cols);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
   LRK_RETURN_IF_FAILED(gram_matrix<T>(bench, q, rows, cols, gram));
+  // Columns of zeros are to be replaced, and the inverse of a triangle of very short or long ones is not float32's.
+  constexpr double kShort = 1e-50, kLong = 1e50;
   for (int64_t j = 0; j < cols; ++j)
-    if (gram[j * cols + j] == 0) gram[j * cols + j] = 1;  // a column of zeros stays one
+    if (!(gram[j * cols + j] > kShort && gram[j * cols + j] < kLong))
+      return orthonormalize<T>(bench, q, rows, cols, nullptr);
   std::copy_n(gram, cols * cols, triangle);
   if (cholesky(triangle, cols, kLeastPivot) == 0) {
     for (int64_t j = 0; j < cols; ++j) gram[j * cols + j] *= 1 + 4 * kLeastPivot;

@@ -23,8 +23,9 @@ void copy_matrix(const MatrixView& from, T* to, int64_t to_stride) {
     for (int64_t j = 0; j < from.cols; ++j) to[i * to_stride + j] = data[i * from.row_stride + j * from.col_stride];
 }
 
-/// Up to here a square of signs is too often singular, and Gaussian entries cost nothing.
-constexpr int64_t kFewColumns = 64;
+/// Sparse signs lose a dimension now and then (a column may have none), which is one of a basis that has many more
+/// columns to choose from; where that is not so, or costs nothing, the start is Gaussian.
+bool starts_gaussian(int64_t cols, int64_t size) { return cols <= 64 || 2 * size > cols; }
 
 template <class T>
 Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t size) {
@@ -34,11 +35,11 @@ Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t siz
   T* const known = bench.scratch.take<T>(std::max(cols, rows) * warm);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
   const auto constant = [](const T* data, int64_t r, int64_t c) { return view_of<T>(data, r, c); };
-  if (warm == 0 && cols > kFewColumns) {
+  if (warm == 0 && !starts_gaussian(cols, size)) {
     LRK_RETURN_IF_FAILED(multiply_by_sparse_signs<T>(bench, args.a, args.seed, size, q));
   } else {
     SketchMatrixArgs omega;
-    omega.kind = cols > kFewColumns ? SketchKind::kSparseSign : SketchKind::kGaussian;
+    omega.kind = starts_gaussian(cols, size) ? SketchKind::kGaussian : SketchKind::kSparseSign;
     omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
     fill_sketch_matrix<T>(omega, bench.context);
     if (warm > 0) {
@@ -148,6 +149,7 @@ class Truncation {
   /// only, takes away; what it changes of A's approximation is roundings of the largest too.
   Status by_eigenvectors(bool* done) {
     constexpr double kLeastEigenvalue = 1e-10;
+    constexpr double kSmall = 1e-50, kLarge = 1e50;  // their roots' inverses are float32's, with room
     const Scratch::Frame frame(bench_.scratch);
     double* const gram = bench_.scratch.take<double>(size_ * size_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("rsvd");
@@ -156,6 +158,7 @@ class Truncation {
       if (!std::isfinite(gram[i * size_ + i])) return {};
     LRK_RETURN_IF_FAILED(eigen_decomposition(bench_, gram, size_, values_));
     if (!(values_[rank_ - 1] > kLeastEigenvalue * values_[0])) return {};
+    if (!(values_[rank_ - 1] > kSmall && values_[0] < kLarge)) return {};
     for (int64_t j = 0; j < rank_; ++j) values_[j] = std::sqrt(values_[j]);
     LRK_RETURN_IF_FAILED(expand(q_, rows_, gram, nullptr, args_.u));
     LRK_RETURN_IF_FAILED(expand(p_, cols_, gram, values_, args_.v));

@@ -24,8 +24,8 @@ MutableMatrices columns_of(const MutableMatrices& stack, int64_t first, int64_t 
   return part;
 }
 
-/// Up to here a square of signs is too often singular, and Gaussian entries cost nothing.
-constexpr int64_t kFewColumns = 64;
+/// As on the CPU (cpu/sketch/rsvd.cpp says why).
+bool starts_gaussian(int64_t cols, int64_t size) { return cols <= 64 || 2 * size > cols; }
 
 /// out = the first columns of a Omega, Omega of `size` sparse signs a row: one product where the stack is one matrix of
 /// more rows.
@@ -62,7 +62,7 @@ class RangeFinder {
 
   void reserve(Workspace& workspace) {
     other_ = workspace.reserve(size_t(count_ * cols_ * std::max(size_, warm_)) * sizeof(float));
-    if (cols_ <= kFewColumns) gaussian_ = workspace.reserve(size_t(cols_ * size_) * sizeof(float));
+    if (starts_gaussian(cols_, size_)) gaussian_ = workspace.reserve(size_t(cols_ * size_) * sizeof(float));
     of_rows_.reserve(workspace), of_cols_.reserve(workspace), of_warm_.reserve(workspace);
   }
   Status check() const {
@@ -109,7 +109,7 @@ class RangeFinder {
 
   /// out = a's product with the first columns of Omega.
   Status product_with_start(const Workspace& workspace, const MutableMatrices& out) const {
-    if (cols_ > kFewColumns) return product_with_signs(args_.a, args_.seed, size_, out, context_);
+    if (!starts_gaussian(cols_, size_)) return product_with_signs(args_.a, args_.seed, size_, out, context_);
     GaussianParameters parameters;
     parameters.seed = args_.seed, parameters.features = cols_, parameters.size = size_;
     parameters.matrix = static_cast<float*>(workspace.at(gaussian_));

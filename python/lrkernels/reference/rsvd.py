@@ -36,11 +36,12 @@ def range_finder(
 ) -> Tensor:
     """Q = orth(A·orth(Aᵀ·orth(⋯ A·X))), X a sparse sign matrix, its first columns replaced by orth(Aᵀ·q0) if given.
 
-    Of a matrix with up to 64 columns X is Gaussian: a small square of signs is often singular.
+    Of a matrix with up to 64 columns, or of less than twice as many as X has, X is Gaussian: sparse signs lose a
+    dimension now and then, which counts where there are few to spare.
     """
     wide = _wide(a)
     size = basis_size(rank, oversample, a.shape)
-    kind = "sparse_sign" if a.shape[-1] > 64 else "gaussian"
+    kind = "gaussian" if a.shape[-1] <= 64 or 2 * size > a.shape[-1] else "sparse_sign"
     start = sketch_matrix(a.shape[-1], size, kind=kind, seed=seed, device=a.device).to(wide.dtype)
     start = start.expand(*a.shape[:-2], *start.shape)
     if q0 is not None:

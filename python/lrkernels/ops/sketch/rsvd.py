@@ -112,8 +112,9 @@ def range_finder(
         dimensions; float32, or float64 of float64. In no order: ``rsvd`` sorts.
 
     With size − rank = p ≥ 2, already without power steps E‖A − QQᵀA‖_F ≤ √(1 + rank/(p − 1))·(Σ_{j>rank} σⱼ²)^½
-    of a Gaussian start (theorem 10.5), which matrices of up to 64 columns get; others start from sparse signs, which
-    were measured to do as well. :func:`rsvd_error` says what the error is. A backward pass through Q raises.
+    of a Gaussian start (theorem 10.5), which matrices of up to 64 columns get, or of less than two a column of Q;
+    others start from sparse signs, which were measured to do as well. :func:`rsvd_error` says what the error is. A
+    backward pass through Q raises.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value, before any work. NaN is passed on.
