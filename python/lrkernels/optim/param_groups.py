@@ -47,7 +47,7 @@ def param_groups(
 ) -> ParamGroups:
     """Parameter groups for the optimizers of this package: hidden matrices for them, everything else for AdamW.
 
-        optimizer = lrkernels.optim.Muon(param_groups(model, adamw={"lr": 3e-4}), lr=2e-2)
+        optimizer = lrkernels.optim.Muon(param_groups(model, adamw={"lr": 3e-4}), lr=1e-3)
 
     Of the parameters that train, each once however many names it has, in this order:
 
