@@ -59,7 +59,8 @@ def utilised_rank(weight: Tensor, input_moment: Tensor, tolerance: float = 1e-3)
     """How much rank of ``weight [out, in]`` its inputs reach: the numerical rank of W·R, R·Rᵀ = E[x·xᵀ]; int64.
 
     At most the dimensions of the space that inputs lie in, as far as the moment's rounding lets ``tolerance`` tell;
-    ``LowRankLinear.from_linear`` with this rank and the same moment has the same outputs, up to the singular values below ``tolerance`` times the largest.
+    ``LowRankLinear.from_linear`` with this rank and the same moment has the same outputs, up to the singular values
+    below ``tolerance`` times the largest.
 
     Garg, Joshi and Singh, "Revealing the utilized rank of subspaces of learning in neural networks", 2024, who project
     on the outputs too.
