@@ -14,8 +14,8 @@ from lrkernels.ops.sketch._checks import check_matrices
 def stable_rank(a: Tensor, exact: bool = True) -> Tensor:
     """‖A‖_F² / ‖A‖₂² of a matrix ``[..., rows, cols]``, at most its rank; ``[...]`` in float64.
 
-    With ``exact=False`` ‖A‖₂ is that of :func:`lrkernels.rsvd` at rank 1 instead of LAPACK's, a hundred times faster on
-    a large matrix. It is from below, so the stable rank is from above: by 6 to 18 % on Gaussian matrices of 400 x 300,
+    With ``exact=False`` ‖A‖₂ is that of :func:`lrkernels.rsvd` at rank 1 instead of LAPACK's, much faster on a
+    large matrix. It is from below, so the stable rank is from above: by 6 to 18 % on Gaussian matrices of 400 x 300,
     by nothing that shows where the first singular value stands out. NaN of a zero matrix.
 
     Rudelson and Vershynin, "Sampling from large matrices", 2007.
