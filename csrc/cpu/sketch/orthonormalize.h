@@ -27,8 +27,8 @@ Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double
 
 /// q becomes a well conditioned basis of its own columns, as one between two products need be: one pass of CholeskyQR,
 /// the diagonal of the Gram matrix raised by 4e-11 of itself where columns are dependent in float32 (shifted
-/// CholeskyQR: Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa, SIAM J. Sci. Comput. 2020). float64, and columns that are zero
-/// or so short or long that float32 has no inverse of the triangle, go to orthonormalize.
+/// CholeskyQR: Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa, SIAM J. Sci. Comput. 2020). float64, and columns
+/// that are zero or so short or long that float32 has no inverse of the triangle, go to orthonormalize.
 template <class T>
 Status normalize(Workbench& bench, T* q, int64_t rows, int64_t cols);
 
