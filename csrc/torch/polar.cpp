@@ -39,7 +39,7 @@ Tensor polar(const Tensor& a, std::string method, int64_t steps, Coefficients co
   }
   if (method != "exact") {
     const Tensor as = stack_of_matrices(a);
-    if (sketch_cpu().polar_in_stack(as.size(0), as.size(1), as.size(2))) {
+    if (sketch_cpu().polar_in_stack(as.size(0), as.size(1), as.size(2), kernel_dtype(a.scalar_type()))) {
       const Execution execution(op, a);
       const Tensor out = like(a), outs = stack_of_matrices(out);
       BatchedPolarArgs args;

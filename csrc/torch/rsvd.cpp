@@ -1,10 +1,11 @@
 // torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration; on the CPU a matrix of the
-// batch after the other, on CUDA all at once.
+// batch after the other, or small ones side by side, on CUDA all at once.
 #include <array>
 #include <atomic>
 #include <cmath>
 #include <tuple>
 
+#include "lrk/side_by_side.h"
 #include "lrk/sketch.h"
 #include "torch/inspection.h"
 #include "torch/plain.h"
@@ -16,13 +17,31 @@ namespace {
 
 Tensor matrix_at(const Tensor& stack, int64_t index) { return torch::stable::select(stack, 0, index); }
 
-/// Calls body(index, its own Execution, so that work memory lives as long as one matrix needs it); once while planning.
-template <class Body>
-void for_each_matrix(const char* op, const Tensor& stack, const Body& body) {
-  for (int64_t index = 0; index < stack.size(0); ++index) {
-    const Execution execution(op, stack);
-    body(index, execution);
-    if (planning()) return;
+/// What a matrix of a stack is computed with: several threads and whose products are the fastest, or one thread and the
+/// library's own.
+struct Means {
+  const Context& context;
+  MatrixProduct product;
+  SymmetricEigen eigen;
+};
+
+/// Plans a kernel's run, or runs it with the arguments that `args_of(index, means)` makes for every matrix of the stack
+/// of `a`, each `multiply_adds` of work. A matrix after the other has its own Execution, so that work memory lives as
+/// long as it needs it.
+template <class Args, class ArgsOf>
+void for_each_matrix(const char* op, const char* primitive, Plan (*plan)(const Args&, const Context&),
+                     Status (*kernel)(const Args&, const Context&), const Tensor& a, int64_t multiply_adds,
+                     const ArgsOf& args_of) {
+  const int64_t count = a.size(0);
+  if (!planning() && goes_side_by_side(count, multiply_adds)) {
+    const Execution execution(op, a);
+    const auto one = [&](int64_t index, const Context& own) { return kernel(args_of(index, Means{own, {}, {}}), own); };
+    return require(run_side_by_side(count, execution.context(), one), op);
+  }
+  for (int64_t index = 0; index < count && (index == 0 || !planning()); ++index) {
+    const Execution execution(op, a);
+    const Means means{execution.context(), matrix_product(execution), symmetric_eigen()};
+    run(op, primitive, plan, kernel, args_of(index, means), means.context);
   }
 }
 
@@ -42,22 +61,16 @@ std::tuple<Tensor, Tensor> orthonormalize(const Tensor& a) {
     return {q, r};
   }
   const Tensor as = stack_of_matrices(torch::stable::to(a, dtype));
-  for_each_matrix(op, as, [&](int64_t index, const Execution& execution) {
-    OrthonormalizeArgs args;
-    args.a = matrix_view(matrix_at(as, index)), args.q = mutable_view(matrix_at(qs, index));
-    args.r = mutable_view(matrix_at(rs, index)), args.product = matrix_product(execution);
-    run(op, "orthonormalize", sketch_cpu().plan_orthonormalize, sketch_cpu().orthonormalize, args, execution.context());
-  });
+  const Matrices from = matrices_of(as);
+  const MutableMatrices to_q = mutable_matrices_of(qs), to_r = mutable_matrices_of(rs);
+  for_each_matrix(op, "orthonormalize", sketch_cpu().plan_orthonormalize, sketch_cpu().orthonormalize, as,
+                  rows * cols * size, [&](int64_t index, const Means& means) {
+                    OrthonormalizeArgs args;
+                    args.a = view_at(from, index), args.q = view_at(to_q, index), args.r = view_at(to_r, index);
+                    args.product = means.product;
+                    return args;
+                  });
   return {q, r};
-}
-
-RangeFinderArgs range_args(const Tensor& a, const OptionalTensor& q0, int64_t power_iters, int64_t seed,
-                           const Execution& execution) {
-  RangeFinderArgs args;
-  args.a = matrix_view(a), args.power_iters = power_iters, args.seed = uint64_t(seed);
-  if (q0) args.q0 = matrix_view(*q0);
-  args.product = matrix_product(execution);
-  return args;
 }
 
 /// Stacks of a batch's matrices in the dtype that the kernels compute in.
@@ -69,7 +82,13 @@ struct Problem {
       : a(stack_of_matrices(torch::stable::to(matrices, wide_dtype(matrices)))) {
     if (start) q0 = stack_of_matrices(torch::stable::to(*start, wide_dtype(matrices)));
   }
-  OptionalTensor q0_at(int64_t index) const { return q0 ? OptionalTensor(matrix_at(*q0, index)) : std::nullopt; }
+  RangeFinderArgs range_args(int64_t index, int64_t power_iters, int64_t seed, const Means& means) const {
+    RangeFinderArgs args;
+    args.a = view_at(matrices_of(a), index), args.power_iters = power_iters, args.seed = uint64_t(seed);
+    if (q0) args.q0 = view_at(matrices_of(*q0), index);
+    args.product = means.product;
+    return args;
+  }
 };
 
 /// The same for a device's algorithms, which take all matrices at once.
@@ -100,13 +119,14 @@ Tensor range_finder(const Tensor& a, int64_t rank, const OptionalTensor& q0, int
     return q;
   }
   const Problem problem(a, q0);
-  for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
-    const Tensor matrix = matrix_at(problem.a, index);
-    const OptionalTensor start = problem.q0_at(index);
-    RangeFinderArgs args = range_args(matrix, start, power_iters, seed, execution);
-    args.q = mutable_view(matrix_at(qs, index));
-    run(op, "range_finder", sketch_cpu().plan_range_finder, sketch_cpu().range_finder, args, execution.context());
-  });
+  const MutableMatrices to = mutable_matrices_of(qs);
+  for_each_matrix(op, "range_finder", sketch_cpu().plan_range_finder, sketch_cpu().range_finder, problem.a,
+                  a.size(a.dim() - 1) * q.size(q.dim() - 2) * q.size(q.dim() - 1),
+                  [&](int64_t index, const Means& means) {
+                    RangeFinderArgs args = problem.range_args(index, power_iters, seed, means);
+                    args.q = view_at(to, index);
+                    return args;
+                  });
   return q;
 }
 
@@ -163,22 +183,25 @@ std::tuple<Tensor, Tensor, Tensor> decompose(const char* op, const Tensor& a, in
   }
   const Problem problem(a, q0);
   const Tensor ss = torch::stable::reshape(s, {problem.a.size(0), rank});
-  const bool checked = !planning() && check != "ignore";
-  for_each_matrix(op, problem.a, [&](int64_t index, const Execution& execution) {
-    const Tensor u_at = matrix_at(us, index), s_at = matrix_at(ss, index), v_at = matrix_at(vs, index);
-    const Tensor matrix = matrix_at(problem.a, index);
-    const OptionalTensor start = problem.q0_at(index);
-    RsvdArgs args;
-    args.range = range_args(matrix, start, power_iters, seed, execution);
-    args.basis = basis_size(a, rank, oversample), args.eigen = symmetric_eigen();
-    args.u = mutable_view(u_at), args.s = mutable_view(s_at), args.v = mutable_view(v_at);
-    run(op, "rsvd", sketch_cpu().plan_rsvd, sketch_cpu().rsvd, args, execution.context());
+  const MutableMatrices to_u = mutable_matrices_of(us), to_v = mutable_matrices_of(vs),
+                        to_s = mutable_matrices_of(torch::stable::unsqueeze(ss, 1));
+  const int64_t basis = basis_size(a, rank, oversample);
+  for_each_matrix(op, "rsvd", sketch_cpu().plan_rsvd, sketch_cpu().rsvd, problem.a, rows * cols * basis,
+                  [&](int64_t index, const Means& means) {
+                    RsvdArgs args;
+                    args.range = problem.range_args(index, power_iters, seed, means);
+                    args.basis = basis, args.eigen = means.eigen;
+                    args.u = view_at(to_u, index), args.s = view_at(to_s, index), args.v = view_at(to_v, index);
+                    return args;
+                  });
+  for (int64_t index = 0; !planning() && check != "ignore" && index < problem.a.size(0); ++index) {
     // NaN and Inf reach every singular value: only where one is NaN does it need looking for.
-    if (!checked || (rank > 0 && !holds_nan(s_at)) || is_finite(matrix)) return;
+    const Tensor s_at = matrix_at(ss, index);
+    if ((rank > 0 && !holds_nan(s_at)) || is_finite(matrix_at(problem.a, index))) continue;
     if (check != "nan")
       fail(op, "a holds NaN or Inf, expected finite numbers (check='nan' passes them on as NaN)");
-    for (Tensor out : {u_at, s_at, v_at}) torch::stable::fill_(out, std::nan(""));
-  });
+    for (Tensor out : {matrix_at(us, index), s_at, matrix_at(vs, index)}) torch::stable::fill_(out, std::nan(""));
+  }
   return {u, s, v};
 }
 
@@ -222,10 +245,12 @@ Tensor low_rank_approx(const Tensor& a, int64_t rank, int64_t seed) {
     require(batched_product(a)(matrices_of(us), matrices_of(vs).transposed(), mutable_matrices_of(outs)), op);
     return torch::stable::to(wide, a.scalar_type());
   }
-  for_each_matrix(op, us, [&](int64_t index, const Execution& execution) {
-    const Tensor left = matrix_at(us, index), right = matrix_at(vs, index), product = matrix_at(outs, index);
-    require(matrix_product(execution)(matrix_view(left), matrix_view(right).transposed(), mutable_view(product)), op);
-  });
+  const Matrices left = matrices_of(us), right = matrices_of(vs).transposed();
+  const MutableMatrices product = mutable_matrices_of(outs);
+  for (int64_t index = 0; index < us.size(0); ++index) {
+    const Execution execution(op, a);
+    require(matrix_product(execution)(view_at(left, index), view_at(right, index), view_at(product, index)), op);
+  }
   return torch::stable::to(wide, a.scalar_type());
 }
 

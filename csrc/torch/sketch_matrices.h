@@ -18,6 +18,18 @@ std::vector<int64_t> batch_sizes(const Tensor& a, int64_t rows, int64_t cols);
 Matrices matrices_of(const Tensor& stack);
 MutableMatrices mutable_matrices_of(const Tensor& stack);
 
+/// One matrix of it.
+inline MatrixView view_at(const Matrices& stack, int64_t index) {
+  MatrixView view = stack.first;
+  view.data = static_cast<const char*>(view.data) + index * stack.stride * int64_t(size_of(view.dtype));
+  return view;
+}
+inline MutableMatrixView view_at(const MutableMatrices& stack, int64_t index) {
+  MutableMatrixView view = stack.first;
+  view.data = static_cast<char*>(view.data) + index * stack.stride * int64_t(size_of(view.dtype));
+  return view;
+}
+
 /// a b on the CPU, by whom the low-rank family's heuristics choose. For as long as `execution` lives.
 MatrixProduct matrix_product(const Execution& execution);
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/sketch/householder_qr.h"
 #include "cpu/sketch/orthonormalize.h"
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_dense.h"
@@ -152,45 +153,50 @@ void check_small_svds() {
   }
 }
 
-void check_triangles() {
-  const int64_t rows = 30, cols = 12;
-  for (const bool deficient : {false, true}) {
-    Dense columns = random(cols * rows, 7), r(size_t(cols * cols)), work(static_cast<size_t>(cols));
-    if (deficient) {
-      std::fill_n(columns.begin() + 3 * rows, rows, 0.0);
-      std::copy_n(columns.begin(), rows, columns.begin() + 8 * rows);
-    }
-    const Dense before = columns;
-    cpu::householder_qr(columns.data(), rows, cols, r.data(), work.data());
-    expect(distance_from_orthonormal(columns.data(), cols, rows) < 1e-14, "householder_qr: not orthonormal");
-    double worst = 0;
-    for (int64_t j = 0; j < cols; ++j) {
-      expect(r[size_t(j * cols + j)] >= 0, "householder_qr: a negative diagonal");
-      for (int64_t i = 0; i < rows; ++i) {
-        double sum = -before[size_t(j * rows + i)];
-        for (int64_t k = 0; k <= j; ++k) sum += columns[size_t(k * rows + i)] * r[size_t(k * cols + j)];
-        worst = std::fmax(worst, std::fabs(sum));
-      }
-    }
-    expect(worst < 1e-13, "householder_qr: Q R is off by " + std::to_string(worst));
-    if (deficient) continue;
-    // The triangle again, from the Gram matrix; and its inverse.
-    Dense gram(size_t(cols * cols), 0.0), inverse = gram;
-    for (int64_t i = 0; i < cols; ++i)
-      for (int64_t j = 0; j < cols; ++j)
-        gram[size_t(i * cols + j)] = cpu::vector_loops().dot(before.data() + i * rows, before.data() + j * rows, rows);
-    const double pivot = cpu::cholesky(gram.data(), cols, 1e-10);
-    expect(pivot > 1e-3 && pivot <= 1, "cholesky: the smallest pivot");
-    for (size_t i = 0; i < gram.size(); ++i) expect(std::fabs(gram[i] - r[i]) < 1e-12, "cholesky: another triangle");
-    cpu::invert_upper(gram.data(), cols, inverse.data());
-    for (int64_t i = 0; i < cols; ++i) {
-      for (int64_t j = 0; j < cols; ++j) {
-        double product = 0;
-        for (int64_t k = 0; k < cols; ++k) product += gram[size_t(i * cols + k)] * inverse[size_t(k * cols + j)];
-        expect(std::fabs(product - (i == j)) < 1e-12, "invert_upper");
-      }
+void check_triangle(int64_t rows, int64_t cols, bool deficient) {
+  Dense columns = random(cols * rows, 7), r(size_t(cols * cols));
+  if (deficient) {
+    std::fill_n(columns.begin() + 3 * rows, rows, 0.0);
+    std::copy_n(columns.begin(), rows, columns.begin() + 8 * rows);
+  }
+  const Dense before = columns;
+  TestContext test;
+  const MatrixProduct own;
+  cpu::Workbench bench(test.context, own);
+  expect(cpu::householder_qr(bench, columns.data(), rows, cols, r.data()).ok(), "householder_qr");
+  expect(distance_from_orthonormal(columns.data(), cols, rows) < 1e-14, "householder_qr: not orthonormal");
+  double worst = 0;
+  for (int64_t j = 0; j < cols; ++j) {
+    expect(r[size_t(j * cols + j)] >= 0, "householder_qr: a negative diagonal");
+    for (int64_t i = 0; i < rows; ++i) {
+      double sum = -before[size_t(j * rows + i)];
+      for (int64_t k = 0; k <= j; ++k) sum += columns[size_t(k * rows + i)] * r[size_t(k * cols + j)];
+      worst = std::fmax(worst, std::fabs(sum));
     }
   }
+  expect(worst < 1e-13, "householder_qr: Q R is off by " + std::to_string(worst));
+  if (deficient || rows < 2 * cols) return;  // a square random matrix is too near a singular one
+  // The triangle again, from the Gram matrix; and its inverse.
+  Dense gram(size_t(cols * cols), 0.0), inverse = gram;
+  for (int64_t i = 0; i < cols; ++i)
+    for (int64_t j = 0; j < cols; ++j)
+      gram[size_t(i * cols + j)] = cpu::vector_loops().dot(before.data() + i * rows, before.data() + j * rows, rows);
+  const double pivot = cpu::cholesky(gram.data(), cols, 1e-10);
+  expect(pivot > 1e-3 && pivot <= 1, "cholesky: the smallest pivot");
+  for (size_t i = 0; i < gram.size(); ++i) expect(std::fabs(gram[i] - r[i]) < 1e-12, "cholesky: another triangle");
+  cpu::invert_upper(gram.data(), cols, inverse.data());
+  for (int64_t i = 0; i < cols; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      double product = 0;
+      for (int64_t k = 0; k < cols; ++k) product += gram[size_t(i * cols + k)] * inverse[size_t(k * cols + j)];
+      expect(std::fabs(product - (i == j)) < 1e-12, "invert_upper");
+    }
+  }
+}
+
+void check_triangles() {
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{30, 12}, {40, 32}, {33, 33}, {90, 75}, {150, 70}})
+    for (const bool deficient : {false, true}) check_triangle(rows, cols, deficient);
   for (const double bad : {0.0, -1.0, 1e-14, double(NAN), double(INFINITY)}) {
     Dense gram{1, 0, 0, bad == 1e-14 ? 1.0 : bad};
     if (bad == 1e-14) gram[1] = gram[2] = std::sqrt(1 - bad);  // nearly the same column twice
@@ -288,7 +294,7 @@ void check_tall_products() {
           SketchMatrixArgs args;
           args.kind = SketchKind::kSparseSign, args.seed = 9, args.matrix = cpu::view_of(omega.data(), cols, size);
           cpu::fill_sketch_matrix<T>(args, test.context);
-          expect(cpu::multiply_by_sparse_signs<T>(bench, a, 9, size, y.data()).ok(), name + ": by sparse signs");
+          expect(cpu::multiply_by_sparse_signs<T>(bench, a, 9, size, 1.0, cpu::view_of(y.data(), rows, size)).ok(), name + ": by sparse signs");
           worst = 0;
           for (int64_t i = 0; i < rows; ++i)
             for (int64_t j = 0; j < size; ++j) {

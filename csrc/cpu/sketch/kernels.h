@@ -19,7 +19,7 @@ template <class T>
 void scale_to_norm_one(T* x, int64_t rows, int64_t cols, int64_t stride);
 
 /// Whether a core's cache holds one of so many matrices with its work memory, and they keep all cores busy.
-bool newton_schulz_in_stack(int64_t count, int64_t rows, int64_t cols);
+bool newton_schulz_in_stack(int64_t count, int64_t rows, int64_t cols, DType dtype);
 Status newton_schulz_stack(const BatchedPolarArgs& args, const Context& context);
 
 Status norm_bound(const SpectralNormBoundArgs& args, const Context& context);

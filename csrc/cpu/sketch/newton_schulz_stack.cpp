@@ -11,12 +11,13 @@
 namespace lrk::cpu {
 namespace {
 
-/// Elements of work memory a matrix may need: with more, a core's second level cache holds it no longer, and the
-/// library's products of one matrix are large enough to be fast.
-constexpr int64_t kMostElements = 400'000;
+/// Bytes of work memory a matrix may need: with more, a core's second level cache holds it no longer, and the library's
+/// products of one matrix are large enough to be fast.
+constexpr int64_t kMostBytes = 1'600'000;
 /// Below, several threads on one matrix serve better.
 constexpr int64_t kFewestMatrices = 4;
-constexpr int64_t kMostTasks = 16;
+/// Tasks: enough for 64 cores, unless their work memory together would be more than this.
+constexpr int64_t kMostTasks = 128, kFewTasks = 16, kMostWorkBytes = 64 << 20;
 
 /// Strides in elements: whole tiles, and an odd number of cache lines, so that lines do not compete for places.
 int64_t padded(int64_t size, int64_t tile, int64_t line) {
@@ -45,7 +46,8 @@ class StackedNewtonSchulz {
         extent_(args.a.first.rows, args.a.first.cols, kernels_.tile_cols, 64 / int64_t(sizeof(T))) {}
 
   Status run() const {
-    const int64_t count = args_.a.count, tasks = std::min(count, kMostTasks);
+    const int64_t count = args_.a.count, fitting = kMostWorkBytes / (extent_.elements() * int64_t(sizeof(T)));
+    const int64_t tasks = std::min(count, std::clamp(fitting, kFewTasks, kMostTasks));
     Workspace workspace(Workspace::padded(size_t(tasks * extent_.elements()) * sizeof(T)));
     if (!workspace.allocate(context_)) return out_of_memory("polar", size_t(tasks * extent_.elements()) * sizeof(T));
     T* const work = workspace.take<T>(tasks * extent_.elements());
@@ -118,8 +120,9 @@ class StackedNewtonSchulz {
 
 }  // namespace
 
-bool newton_schulz_in_stack(int64_t count, int64_t rows, int64_t cols) {
-  return count >= kFewestMatrices && rows > 0 && cols > 0 && Extent(rows, cols, 32, 16).elements() <= kMostElements;
+bool newton_schulz_in_stack(int64_t count, int64_t rows, int64_t cols, DType dtype) {
+  const int64_t size = dtype == DType::kFloat64 ? 8 : 4;  // half types are computed with in float32
+  return count >= kFewestMatrices && rows > 0 && cols > 0 && Extent(rows, cols, 32, 16).elements() * size <= kMostBytes;
 }
 
 Status newton_schulz_stack(const BatchedPolarArgs& args, const Context& context) {

@@ -3,24 +3,21 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/sketch/householder_qr.h"
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_dense.h"
 #include "cpu/sketch/tall_products.h"
 #include "cpu/sketch/vector_loops.h"
+#include "device/sketch_rules.h"
 
 namespace lrk::cpu {
 namespace {
 
-/// A pivot (squared, of unit columns) below which a float64 Gram matrix is not trusted.
-constexpr double kLeastPivot = 1e-11;
 /// A bound of |R^-1| (of unit columns) up to which a pass leaves as much of orthogonality as there is to have.
 constexpr double kMostSpread = 4;
 /// How often roundings may be in A - Q R beside those of A, where a triangle is wanted.
 constexpr double kMostGrowth = 32;
 constexpr int kMostPasses = 4;
-
-/// Of a column's length: what is left of it beside the columns before, if it depends on them.
-constexpr double kDependent = 1e-13;
 
 constexpr uint64_t kPreconditionerSeed = 0x6c726b2073715231u;  // any number
 
@@ -40,7 +37,10 @@ class ColumnQr {
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     if (!scale_columns()) {  // NaN or Inf: nothing here is a basis
       std::fill_n(q_, rows_ * cols_, std::numeric_limits<T>::quiet_NaN());
-      if (want_r_) std::fill_n(r, square_, std::numeric_limits<double>::quiet_NaN());
+      for (int64_t i = 0; i < cols_ && want_r_; ++i) {
+        std::fill_n(r + i * cols_, i, 0.0);
+        std::fill_n(r + i * cols_ + i, cols_ - i, std::numeric_limits<double>::quiet_NaN());
+      }
       if (rung != nullptr) *rung = QrRung::kGram;
       return {};
     }
@@ -165,17 +165,13 @@ class ColumnQr {
     const Scratch::Frame frame(bench_.scratch);
     const int64_t size = sketch_rows();
     double* const sketched = bench_.scratch.take<double>(cols_ * size);
-    double* const work = bench_.scratch.take<double>(cols_);
+    double* const lengths = bench_.scratch.take<double>(cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (uint64_t attempt = 0; attempt < 4; ++attempt) {
-      sketch_columns(sketched, size, attempt);
-      for (int64_t j = 0; j < cols_; ++j) {
-        const double* const column = sketched + j * size;
-        work[j] = std::sqrt(vector_loops().dot(column, column, size));
-      }
-      std::copy_n(work, cols_, inverse_);  // the lengths
-      householder_qr(sketched, size, cols_, gram_, work);
-      if (replace_dependent(inverse_, attempt) == 0) break;
+      LRK_RETURN_IF_FAILED(sketch_columns(sketched, size, attempt));
+      for (int64_t j = 0; j < cols_; ++j) lengths[j] = length(sketched + j * size, size);
+      LRK_RETURN_IF_FAILED(householder_qr(bench_, sketched, size, cols_, gram_));
+      if (replace_dependent(lengths, attempt) == 0) break;
     }
     for (int64_t j = 0; j < cols_; ++j)
       if (!(gram_[j * cols_ + j] > 0)) return {};  // NaN, or what four attempts did not mend: left to the third rung
@@ -183,18 +179,24 @@ class ColumnQr {
   }
 
   /// OmegaT q of a sparse sign matrix, a column of q a row of `sketched`.
-  void sketch_columns(double* sketched, int64_t size, uint64_t attempt) const {
-    std::fill_n(sketched, cols_ * size, 0.0);
+  Status sketch_columns(double* sketched, int64_t size, uint64_t attempt) {
+    const Scratch::Frame frame(bench_.scratch);
+    double* const sums = bench_.scratch.take<double>(size * cols_);
+    if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
+    std::fill_n(sums, size * cols_, 0.0);
     int64_t places[kSparseSigns];
     bool negative[kSparseSigns];
     for (int64_t i = 0; i < rows_; ++i) {
       const int64_t count = sparse_sign_row(kPreconditionerSeed + attempt, i, size, places, negative);
       for (int64_t t = 0; t < count; ++t) {
-        double* const to = sketched + places[t];
+        double* const to = sums + places[t] * cols_;
         const double sign = negative[t] ? -1 : 1;
-        for (int64_t j = 0; j < cols_; ++j) to[j * size] += sign * double(q_[i * cols_ + j]);
+        for (int64_t j = 0; j < cols_; ++j) to[j] += sign * double(q_[i * cols_ + j]);
       }
     }
+    for (int64_t p = 0; p < size; ++p)
+      for (int64_t j = 0; j < cols_; ++j) sketched[j * size + p] = sums[p * cols_ + j];
+    return {};
   }
 
   /// Columns of which the triangle says that they depend on those before become random signs of length 1.
@@ -204,9 +206,11 @@ class ColumnQr {
     for (int64_t j = 0; j < cols_; ++j) {
       if (gram_[j * cols_ + j] > kDependent * lengths[j] || std::isnan(lengths[j])) continue;
       ++replaced;
-      const uint64_t seed = ~(kPreconditionerSeed + attempt);
-      for (int64_t i = 0; i < rows_; ++i)
-        q_[i * cols_ + j] = philox_element(seed, uint64_t(j * rows_ + i)) & 1 ? -entry : entry;
+      for (int64_t first = 0; first < rows_; first += 32) {
+        const uint32_t signs = replacement_signs(attempt, first / 32, j, rows_);
+        for (int64_t i = first; i < std::min(rows_, first + 32); ++i)
+          q_[i * cols_ + j] = signs >> (i % 32) & 1 ? -entry : entry;
+      }
     }
     return replaced;
   }
@@ -215,11 +219,9 @@ class ColumnQr {
   Status reflect() {
     const Scratch::Frame frame(bench_.scratch);
     double* const columns = bench_.scratch.take<double>(rows_ * cols_);
-    double* const work = bench_.scratch.take<double>(cols_);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
-    for (int64_t i = 0; i < rows_; ++i)
-      for (int64_t j = 0; j < cols_; ++j) columns[j * rows_ + i] = double(q_[i * cols_ + j]);
-    householder_qr(columns, rows_, cols_, nullptr, work);
+    selected_kernels<double>().stage(columns, rows_, {q_, kDTypeOf<T>, 1, cols_}, cols_, rows_, rows_);
+    LRK_RETURN_IF_FAILED(householder_qr(bench_, columns, rows_, cols_, nullptr));
     for (int64_t i = 0; i < rows_; ++i)
       for (int64_t j = 0; j < cols_; ++j) q_[i * cols_ + j] = T(columns[j * rows_ + i]);
     return {};

@@ -11,6 +11,7 @@
 #include "cpu/sketch/sketch_matrix.h"
 #include "cpu/sketch/small_svd.h"
 #include "cpu/sketch/tall_products.h"
+#include "device/sketch_rules.h"
 
 namespace lrk::cpu {
 namespace {
@@ -23,43 +24,57 @@ void copy_matrix(const MatrixView& from, T* to, int64_t to_stride) {
     for (int64_t j = 0; j < from.cols; ++j) to[i * to_stride + j] = data[i * from.row_stride + j * from.col_stride];
 }
 
-/// Sparse signs lose a dimension now and then (a column may have none), which is one of a basis that has many more
-/// columns to choose from; where that is not so, or costs nothing, the start is Gaussian.
-bool starts_gaussian(int64_t cols, int64_t size) { return cols <= 64 || 2 * size > cols; }
+/// The first columns of A Omega, as many as q has, times `scale`: all of Omega's `size`, or those that a basis of before
+/// leaves.
+template <class T>
+Status multiply_by_start(Workbench& bench, const RangeFinderArgs& args, int64_t size, double scale,
+                         const MutableMatrixView& q) {
+  const int64_t cols = args.a.cols;
+  if (!starts_gaussian(cols, size)) return multiply_by_sparse_signs<T>(bench, args.a, args.seed, size, scale, q);
+  const Scratch::Frame frame(bench.scratch);
+  T* const start = bench.scratch.take<T>(cols * size);
+  if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
+  SketchMatrixArgs omega;
+  omega.kind = SketchKind::kGaussian, omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
+  fill_sketch_matrix<T>(omega, bench.context);
+  scale_block(start, cols * size, T(scale));
+  MatrixView first = omega.matrix;
+  first.cols = q.cols;
+  return bench.product(args.a, first, q);
+}
+
+template <class T>
+Status range_from(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t size, double scale) {
+  const Scratch::Frame frame(bench.scratch);
+  const int64_t rows = args.a.rows, cols = args.a.cols, warm = args.q0.present() ? args.q0.cols : 0;
+  T* const other = bench.scratch.take<T>(cols * std::max(size, warm));
+  if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
+  const auto constant = [](const T* data, int64_t r, int64_t c) { return view_of<T>(data, r, c); };
+  const auto columns = [&](int64_t first, int64_t count) {
+    return MutableMatrixView{q + first, kDTypeOf<T>, rows, count, size, 1};
+  };
+  if (warm > 0) {
+    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), args.q0, view_of(other, cols, warm)));
+    LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, other, cols, warm, nullptr));
+    LRK_RETURN_IF_FAILED(bench.product(args.a, constant(other, cols, warm), columns(0, warm)));
+  }
+  if (warm < size) LRK_RETURN_IF_FAILED(multiply_by_start<T>(bench, args, size, scale, columns(warm, size - warm)));
+  for (int64_t step = 0; step < args.power_iters; ++step) {
+    LRK_RETURN_IF_FAILED(normalize<T>(bench, q, rows, size));
+    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), constant(q, rows, size), view_of(other, cols, size)));
+    LRK_RETURN_IF_FAILED(normalize<T>(bench, other, cols, size));
+    LRK_RETURN_IF_FAILED(bench.product(args.a, constant(other, cols, size), view_of(q, rows, size)));
+  }
+  return orthonormalize<T>(bench, q, rows, size, nullptr);
+}
 
 template <class T>
 Status range_of(Workbench& bench, const RangeFinderArgs& args, T* q, int64_t size) {
-  const Scratch::Frame frame(bench.scratch);
-  const int64_t rows = args.a.rows, cols = args.a.cols, warm = args.q0.present() ? args.q0.cols : 0;
-  T* const start = bench.scratch.take<T>(cols * size);
-  T* const known = bench.scratch.take<T>(std::max(cols, rows) * warm);
-  if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
-  const auto constant = [](const T* data, int64_t r, int64_t c) { return view_of<T>(data, r, c); };
-  if (warm == 0 && !starts_gaussian(cols, size)) {
-    LRK_RETURN_IF_FAILED(multiply_by_sparse_signs<T>(bench, args.a, args.seed, size, q));
-  } else {
-    SketchMatrixArgs omega;
-    omega.kind = starts_gaussian(cols, size) ? SketchKind::kGaussian : SketchKind::kSparseSign;
-    omega.seed = args.seed, omega.matrix = view_of(start, cols, size);
-    fill_sketch_matrix<T>(omega, bench.context);
-    if (warm > 0) {
-      LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), args.q0, view_of(known, cols, warm)));
-      LRK_RETURN_IF_FAILED(orthonormalize<T>(bench, known, cols, warm, nullptr));
-    }
-    // The columns that remain are the first of Omega, as where there is no basis of before.
-    for (int64_t i = 0; i < cols && warm > 0; ++i) {
-      std::copy_backward(start + i * size, start + i * size + size - warm, start + (i + 1) * size);
-      std::copy_n(known + i * warm, warm, start + i * size);
-    }
-    LRK_RETURN_IF_FAILED(bench.product(args.a, constant(start, cols, size), view_of(q, rows, size)));
-  }
-  for (int64_t step = 0; step < args.power_iters; ++step) {
-    LRK_RETURN_IF_FAILED(normalize<T>(bench, q, rows, size));
-    LRK_RETURN_IF_FAILED(bench.product(args.a.transposed(), constant(q, rows, size), view_of(start, cols, size)));
-    LRK_RETURN_IF_FAILED(normalize<T>(bench, start, cols, size));
-    LRK_RETURN_IF_FAILED(bench.product(args.a, constant(start, cols, size), view_of(q, rows, size)));
-  }
-  return orthonormalize<T>(bench, q, rows, size, nullptr);
+  LRK_RETURN_IF_FAILED(range_from<T>(bench, args, q, size, 1));
+  // NaN everywhere is a matrix that is not finite, or one so large that its first product was not. Short columns of the
+  // start repair that, and cost what a matrix that is as large as nearly none would have every one pay.
+  if (!std::isnan(q[0])) return {};
+  return range_from<T>(bench, args, q, size, short_start(args.a.cols, size));
 }
 
 /// signs[j] = 1 or -1: that of the largest entry of column j, of equal ones the first.

@@ -6,20 +6,6 @@
 #include "cpu/sketch/vector_loops.h"
 
 namespace lrk::cpu {
-namespace {
-
-/// The length of a vector whose squares may overflow or vanish.
-double length(const double* x, int64_t count) {
-  const double plain = vector_loops().dot(x, x, count);
-  if (plain > 1e-280 && plain < 1e280) return std::sqrt(plain);
-  double largest = 0, sum = 0;
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(x[i]));
-  if (!(largest > 0) || !std::isfinite(largest)) return plain == 0 ? 0.0 : std::sqrt(plain);
-  for (int64_t i = 0; i < count; ++i) sum += x[i] / largest * (x[i] / largest);
-  return largest * std::sqrt(sum);
-}
-
-}  // namespace
 
 double cholesky(double* gram, int64_t size, double least) {
   constexpr int64_t kBlock = 4;
@@ -66,54 +52,6 @@ void invert_upper(const double* r, int64_t size, double* inverse) {
     for (; k < size; ++k) loops.add_scaled(row + k, -r[i * size + k], inverse + k * size + k, size - k);
     for (int64_t j = i; j < size; ++j) row[j] /= r[i * size + i];
   }
-}
-
-void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work) {
-  const VectorLoops& loops = vector_loops();
-  // Column j below its diagonal entry becomes v_j with H_j = I - 2 v vT of a unit v, or v = 0; the triangle above stays
-  // in `columns` until it has been read, and the diagonal is in `work`.
-  for (int64_t j = 0; j < cols; ++j) {
-    double* const x = columns + j * rows + j;
-    const int64_t count = rows - j;
-    const double norm = length(x, count);
-    work[j] = x[0];
-    if (norm == 0) continue;
-    const double sign = x[0] < 0 ? -1 : 1;
-    work[j] = -sign * norm;  // x - (work[j]) e_1, without cancellation
-    for (int64_t i = 0; i < count; ++i) x[i] /= norm;
-    x[0] += sign;
-    const double scale = 1 / std::sqrt(loops.dot(x, x, count));
-    for (int64_t i = 0; i < count; ++i) x[i] *= scale;
-    for (int64_t k = j + 1; k < cols; ++k) {
-      double* const other = columns + k * rows + j;
-      loops.add_scaled(other, -2 * loops.dot(x, other, count), x, count);
-    }
-  }
-  if (r != nullptr) {
-    for (int64_t i = 0; i < cols; ++i) {
-      const double sign = work[i] < 0 ? -1 : 1;
-      std::fill_n(r + i * cols, i, 0.0);
-      r[i * cols + i] = sign * work[i];
-      for (int64_t j = i + 1; j < cols; ++j) r[i * cols + j] = sign * columns[j * rows + i];
-    }
-  }
-  // Q = H_0 ... H_{cols-1} [I; 0], the last reflection first: only columns from j on are not yet unit vectors.
-  for (int64_t j = cols - 1; j >= 0; --j) {
-    double* const v = columns + j * rows + j;
-    const int64_t count = rows - j;
-    for (int64_t k = j + 1; k < cols; ++k) {
-      double* const other = columns + k * rows + j;
-      other[0] = 0;
-      loops.add_scaled(other, -2 * loops.dot(v, other, count), v, count);
-    }
-    const double head = v[0];  // H_j e_j = e_j - 2 v_0 v
-    for (int64_t i = 0; i < count; ++i) v[i] *= -2 * head;
-    v[0] += 1;
-    std::fill_n(columns + j * rows, j, 0.0);
-  }
-  for (int64_t j = 0; j < cols; ++j)
-    if (work[j] < 0)
-      for (int64_t i = 0; i < rows; ++i) columns[j * rows + i] *= -1;
 }
 
 namespace {

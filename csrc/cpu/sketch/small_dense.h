@@ -13,11 +13,6 @@ double cholesky(double* gram, int64_t size, double least);
 /// inverse = R^-1 of an upper triangle without a zero on its diagonal.
 void invert_upper(const double* r, int64_t size, double* inverse);
 
-/// Q R of a matrix whose *columns* are the rows of `columns` [cols, rows], cols <= rows, by Householder's reflections:
-/// they become Q's columns, orthonormal to rounding whatever the rank is, and `r` [cols, cols] the triangle (optional),
-/// its diagonal not negative. `work` has cols entries.
-void householder_qr(double* columns, int64_t rows, int64_t cols, double* r, double* work);
-
 /// Eigenvalues of the symmetric `a`, descending, and its orthonormal eigenvectors as the *rows* of `a`, to roundings of
 /// the largest eigenvalue. `work` has 3 * size * size entries. Returns whether the iteration converged, as it does for
 /// finite numbers.

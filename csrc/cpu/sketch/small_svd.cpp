@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "cpu/sketch/householder_qr.h"
 #include "cpu/sketch/small_dense.h"
 #include "cpu/sketch/vector_loops.h"
 
@@ -110,7 +111,7 @@ Status small_svd(Workbench& bench, const double* a, int64_t size, double precisi
     // Vectors of zeros become orthonormal ones by Householder's reflections, which leave the others as they are but for
     // roundings and signs; only the new ones are taken.
     std::copy_n(left, square, gram);
-    householder_qr(gram, size, size, nullptr, work);
+    LRK_RETURN_IF_FAILED(householder_qr(bench, gram, size, size, nullptr));
     std::copy_n(gram + rank * size, (size - rank) * size, left + rank * size);
   }
   return {};

@@ -13,8 +13,11 @@ constexpr int64_t kMostCols = 512;
 
 /// Elements of a register tile, at most.
 constexpr int64_t kMostTile = 14 * 32;
-/// Parts of a Gram matrix's sum, and rows of x that are staged at once.
-constexpr int64_t kMostParts = 8, kDepth = 64;
+/// Parts of a Gram matrix's sum: as many as 64 cores keep busy, but eight at least of short matrices, no shorter ones
+/// than 256 rows of long ones, and not more than 32 MB of sums.
+constexpr int64_t kFewParts = 8, kMostParts = 128, kLeastPartRows = 256, kMostSums = 1 << 22;
+/// Rows of x that are staged at once, and rows of the sum that a task adds.
+constexpr int64_t kDepth = 64, kSumRows = 16;
 /// Rows that a task of a triangular product copies before it writes them: whole register tiles.
 constexpr int64_t kTaskRows = 56;
 /// Columns of A that the sparse product transposes at once, and blocks of kSignedRows rows a task.
@@ -33,8 +36,10 @@ Status gram_matrix(Workbench& bench, const T* x, int64_t rows, int64_t cols, dou
   const Kernels<double>& kernels = selected_kernels<double>();
   // Panels of `width` columns serve as both operands: tiles are as high as a panel is wide, or half of it.
   const int64_t width = kernels.tile_cols, height = width <= kernels.tile_rows ? width : width / 2;
-  const int64_t part_rows = round_up(balanced_part(rows, ceil_div(rows, kMostParts)), kDepth);
-  const int64_t parts = ceil_div(rows, part_rows), stride = round_up(cols, width);
+  const int64_t stride = round_up(cols, width), most = std::clamp(kMostSums / (stride * stride), kFewParts, kMostParts);
+  const int64_t wanted = std::clamp(rows / kLeastPartRows, kFewParts, most);
+  const int64_t part_rows = round_up(balanced_part(rows, ceil_div(rows, wanted)), kDepth);
+  const int64_t parts = ceil_div(rows, part_rows);
   const Scratch::Frame frame(bench.scratch);
   double* const sums = bench.scratch.take<double>(parts * stride * stride);
   if (bench.scratch.failed()) return bench.scratch.failure("orthonormalize");
@@ -56,12 +61,14 @@ Status gram_matrix(Workbench& bench, const T* x, int64_t rows, int64_t cols, dou
       }
     }
   });
-  for (int64_t i = 0; i < cols; ++i) {
-    double* const row = gram + i * cols;
-    std::copy_n(sums + i * stride + i, cols - i, row + i);
-    for (int64_t part = 1; part < parts; ++part)
-      vector_loops().add_scaled(row + i, 1, sums + (part * stride + i) * stride + i, cols - i);
-  }
+  run_tasks(bench.context, ceil_div(cols, kSumRows), parts * cols * cols / 2, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kSumRows; i < std::min(cols, end * kSumRows); ++i) {
+      double* const row = gram + i * cols;
+      std::copy_n(sums + i * stride + i, cols - i, row + i);
+      for (int64_t part = 1; part < parts; ++part)
+        vector_loops().add_scaled(row + i, 1, sums + (part * stride + i) * stride + i, cols - i);
+    }
+  });
   for (int64_t i = 0; i < cols; ++i)
     for (int64_t j = 0; j < i; ++j) gram[i * cols + j] = gram[j * cols + i];
   return {};
@@ -122,7 +129,8 @@ Status multiply_by_upper(Workbench& bench, T* x, int64_t rows, int64_t cols, con
 }
 
 template <class T>
-Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t seed, int64_t size, T* y) {
+Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t seed, int64_t size, double scale,
+                                const MutableMatrixView& y) {
   const Kernels<T>& kernels = selected_kernels<T>();
   const SignedLoops<T>& loops = signed_loops<T>();
   const int64_t entries = std::min(size, kSparseSigns), blocks = ceil_div(a.rows, kSignedRows);
@@ -139,7 +147,8 @@ Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t 
       for (int64_t t = 0; t < entries; ++t) codes[k * entries + t] = int32_t(2 * places[t] + negative[t]);
     }
   });
-  const T scale = T(1 / std::sqrt(double(entries)));
+  const T magnitude = T(1 / std::sqrt(double(entries)));
+  T* const out = static_cast<T*>(y.data);
   run_tasks(bench.context, tasks, a.rows * a.cols * entries, [&](int64_t begin, int64_t end) {
     alignas(64) T lines[kStagedCols * kSignedRows];
     for (int64_t task = begin; task < end; ++task) {
@@ -150,6 +159,7 @@ Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t 
         for (int64_t k = 0; k < a.cols; k += kStagedCols) {
           const int64_t depth = std::min(kStagedCols, a.cols - k);
           kernels.stage(lines, kSignedRows, source_at(a.transposed(), k, row), depth, count, kSignedRows);
+          scale_block(lines, depth * kSignedRows, T(scale));
           // The next piece of these rows, or the first of the next ones; columns that are contiguous need no help.
           const bool last = k + depth == a.cols;
           const T* const next = static_cast<const T*>(a.data) + (last ? row + kSignedRows : row) * a.row_stride +
@@ -158,8 +168,8 @@ Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t 
           loops.add_signed(sum, lines, depth, codes + k * entries, entries,
                            ahead ? next : lines, ahead ? a.row_stride : 0);
         }
-        scale_block(sum, size * kSignedRows, scale);
-        kernels.stage(y + row * size, size, {sum, kDTypeOf<T>, 1, kSignedRows}, count, size, size);
+        scale_block(sum, size * kSignedRows, magnitude);
+        kernels.stage(out + row * y.row_stride, y.row_stride, {sum, kDTypeOf<T>, 1, kSignedRows}, count, y.cols, y.cols);
       }
     }
   });
@@ -170,7 +180,9 @@ template Status gram_matrix<float>(Workbench&, const float*, int64_t, int64_t, d
 template Status gram_matrix<double>(Workbench&, const double*, int64_t, int64_t, double*);
 template Status multiply_by_upper<float>(Workbench&, float*, int64_t, int64_t, const double*);
 template Status multiply_by_upper<double>(Workbench&, double*, int64_t, int64_t, const double*);
-template Status multiply_by_sparse_signs<float>(Workbench&, const MatrixView&, uint64_t, int64_t, float*);
-template Status multiply_by_sparse_signs<double>(Workbench&, const MatrixView&, uint64_t, int64_t, double*);
+template Status multiply_by_sparse_signs<float>(Workbench&, const MatrixView&, uint64_t, int64_t, double,
+                                                const MutableMatrixView&);
+template Status multiply_by_sparse_signs<double>(Workbench&, const MatrixView&, uint64_t, int64_t, double,
+                                                 const MutableMatrixView&);
 
 }  // namespace lrk::cpu

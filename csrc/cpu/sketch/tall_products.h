@@ -7,18 +7,22 @@ namespace lrk::cpu {
 
 /// gram [cols, cols] = XT X in float64, of a contiguous x [rows, cols].
 ///
-/// rows * cols * (cols + 1) / 2 multiply-adds: only tiles that meet the upper triangle are computed. Rows are split by
-/// their number alone and the parts are added in order.
+/// rows * cols * (cols + 1) / 2 multiply-adds up to 512 columns, where only tiles that meet the upper triangle are
+/// computed; twice that beyond, by the library's product. Rows are split by the shape alone and the parts are added in
+/// order.
 template <class T>
 Status gram_matrix(Workbench& bench, const T* x, int64_t rows, int64_t cols, double* gram);
 
-/// x = x R for an upper triangular `r` [cols, cols] of float64, rounded to T, in place: half of a product's work.
+/// x = x R for an upper triangular `r` [cols, cols] of float64, rounded to T, in place: half of a product's work up
+/// to 512 columns, a product beyond.
 template <class T>
 Status multiply_by_upper(Workbench& bench, T* x, int64_t rows, int64_t cols, const double* r);
 
-/// y [rows, size], contiguous, = a Omega for the sparse sign matrix of `seed` (sketch_matrix.h): kSparseSigns additions
-/// an entry of `a`, which is read once, where a product with a dense matrix needs `size` multiply-adds.
+/// y [rows, <= size], rows contiguous, = the first columns of a Omega for the sparse sign matrix of `seed` and `size`
+/// columns (sketch_matrix.h), of `scale` times a: kSparseSigns additions an entry of `a`, which is read once, where a
+/// product with a dense matrix needs `size` multiply-adds. A scale that is not 1 keeps the sums from overflowing.
 template <class T>
-Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t seed, int64_t size, T* y);
+Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t seed, int64_t size, double scale,
+                                const MutableMatrixView& y);
 
 }  // namespace lrk::cpu

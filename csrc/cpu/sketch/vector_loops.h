@@ -45,4 +45,7 @@ const VectorLoops& vector_loops();
 template <class T>
 const SignedLoops<T>& signed_loops();
 
+/// The length of a vector whose squares may overflow or vanish.
+double length(const double* x, int64_t count);
+
 }  // namespace lrk::cpu

@@ -7,8 +7,8 @@ namespace {
 std::vector<std::string> kernel_names() {
   return {"sketch_rademacher_sm80_32x64", "sketch_rademacher_sm80_adjoint_32x64", "sketch_sparse_sign_sm80_scatter",
           "sketch_sparse_sign_sm80_gather", "orthonormalize_sm80_cholesky_qr",
-          "range_finder_sm80", "rsvd_sm80_jacobi", "polar_exact_sm80_jacobi", "newton_schulz_sm80_shared", "newton_schulz_sm80_products", "spectral_norm_bound_sm80_shared",
-          "spectral_norm_bound_sm80_products"};
+          "range_finder_sm80", "rsvd_sm80_jacobi", "polar_exact_sm80_jacobi", "newton_schulz_sm80_shared",
+          "newton_schulz_sm80_products", "spectral_norm_bound_sm80_shared", "spectral_norm_bound_sm80_products"};
 }
 
 const BatchedSketchBackend kBackend = {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cuda/sketch/deferred_cholesky.cuh"
+#include "cuda/sketch/gram_schmidt.cuh"
 #include "cuda/sketch/substitution.cuh"
 #include "device/launch.cuh"
 
@@ -11,10 +12,6 @@ namespace lrk {
 inline namespace LRK_TARGET {
 namespace sketch {
 namespace {
-
-/// Two are the rule. Float32's numbers hold eight digits, of which a pass resolves five; columns that depend on others take
-/// one more to be known as such, and random ones two to take their places.
-constexpr int kMostPasses = 6;
 
 int solve_warps(int64_t cols, const Context& context) {
   const size_t limit = shared_bytes_of_block(context.device);
@@ -47,14 +44,30 @@ void ColumnQr::reserve(Workspace& workspace) {
 
 Status ColumnQr::check() const {
   constexpr int64_t kMostColumns = 4096;  // a square is counted in int, and a row must fit into shared memory
-  if (cols_ > kMostColumns || substitution_shared_bytes(cols_, 1) > shared_bytes_of_block(context_.device))
+  const size_t bytes = std::max(substitution_shared_bytes(cols_, 1), gram_schmidt_shared_bytes(cols_));
+  if (cols_ > kMostColumns || bytes > shared_bytes_of_block(context_.device))
     return Status::unsupported(std::string(operation_) + ": more columns than the CUDA kernels take");
   for (const TallProduct& product : {gram_, onto_basis_})
     if (Status status = product.check(operation_); !status.ok()) return status;
   return check_grid(operation_, count_ * rows_);
 }
 
-Status ColumnQr::orthonormalize(const Workspace& workspace, const ConstStack& a, const MutableStack& q) const {
+Status ColumnQr::orthonormalize(const Workspace& workspace, const ConstStack& a, const MutableStack& q,
+                                int passes) const {
+  if (Status status = run_passes(workspace, a, q, passes); !status.ok()) return status;
+  GramSchmidtParameters parameters;
+  parameters.q = q, parameters.rows = rows_, parameters.size = int(cols_);
+  parameters.progress = {static_cast<const int*>(workspace.at(finished_)), passes};
+  const LaunchConfig config(dim3(unsigned(count_)), dim3(kGramSchmidtThreads), gram_schmidt_shared_bytes(cols_), context_);
+  return launch(gram_schmidt_kernel, config, parameters);
+}
+
+Status ColumnQr::normalize(const Workspace& workspace, const MutableStack& q) const {
+  constexpr int kPassesBetweenProducts = 2;
+  return run_passes(workspace, read_only(q), q, kPassesBetweenProducts);
+}
+
+Status ColumnQr::run_passes(const Workspace& workspace, const ConstStack& a, const MutableStack& q, int passes) const {
   const bool in_shared = cholesky_shared_bytes(cols_, true) <= shared_bytes_of_block(context_.device);
   CholeskyParameters cholesky;
   cholesky.size = int(cols_), cholesky.parts = int(gram_.parts), cholesky.in_shared = in_shared;
@@ -71,7 +84,7 @@ Status ColumnQr::orthonormalize(const Workspace& workspace, const ConstStack& a,
   const auto config = [&](int64_t blocks, int threads, size_t shared) {
     return LaunchConfig(dim3(unsigned(blocks)), dim3(unsigned(threads)), shared, context_);
   };
-  for (int pass = 0; pass < kMostPasses; ++pass) {
+  for (int pass = 0; pass < passes; ++pass) {
     const ConstStack from = pass == 0 ? a : read_only(q);
     double* const sums = static_cast<double*>(workspace.at(sums_));
     const Progress progress{cholesky.finished, pass};

@@ -7,13 +7,22 @@ namespace lrk {
 inline namespace LRK_TARGET {
 namespace sketch {
 
+namespace {
+
+int64_t copy_blocks(const MutableMatrices& to) {
+  return (to.first.rows * to.first.cols * to.count + kColumnThreads - 1) / kColumnThreads;
+}
+
+}  // namespace
+
+Status check_copy(const MutableMatrices& to, const char* operation) { return check_grid(operation, copy_blocks(to)); }
+
 Status copy_matrices(const Matrices& from, const MutableMatrices& to, const Context& context) {
   CopyParameters parameters;
   parameters.x = ConstStack(from), parameters.out = MutableStack(to);
   parameters.rows = from.first.rows, parameters.cols = from.first.cols, parameters.count = from.count;
-  const int64_t elements = parameters.rows * parameters.cols * parameters.count;
-  const int64_t blocks = (elements + kColumnThreads - 1) / kColumnThreads;
-  if (Status status = check_grid("copy", blocks); !status.ok() || blocks == 0) return status;
+  const int64_t blocks = copy_blocks(to);
+  if (blocks == 0) return {};
   return launch(copy_kernel, LaunchConfig(dim3(unsigned(blocks)), dim3(kColumnThreads), 0, context), parameters);
 }
 

@@ -8,6 +8,8 @@ namespace lrk {
 inline namespace LRK_TARGET {
 namespace sketch {
 
+/// Whether a grid is large enough for a copy.
+Status check_copy(const MutableMatrices& to, const char* operation);
 /// to = from, of any dtypes and strides.
 Status copy_matrices(const Matrices& from, const MutableMatrices& to, const Context& context);
 

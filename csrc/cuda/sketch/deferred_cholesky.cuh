@@ -15,6 +15,7 @@
 #pragma once
 
 #include "cuda/sketch/tall_product_launch.cuh"
+#include "device/sketch_rules.h"
 #include "device/smem.cuh"
 
 namespace lrk {
@@ -23,8 +24,7 @@ namespace sketch {
 
 constexpr int kCholeskyPanel = 16, kCholeskyThreads = kCholeskyPanel * kCholeskyPanel;
 constexpr int kUnfinished = 0x7fffffff;
-constexpr double kLeastPivot = 1e-11, kDeferredPivot = 1e-13;  // squares, of unit columns
-constexpr double kDependent = 1e-13;                            // of a column's length, what is left of it
+constexpr double kDeferredPivot = 1e-13;  // square, of unit columns: the least that a deferred column is scaled up by
 constexpr double kDominance = 0.5;  // the most that the entries beside a unit diagonal add up to where one pass is enough
 
 struct CholeskyParameters {

@@ -1,4 +1,4 @@
-// The Gaussian sketching matrix of python/lrkernels/reference/sketch.py: pairs by Box and Muller, in float64, a thread a
+// The Gaussian sketching matrix of python/lrkernels/reference/sketch.py, times a number: pairs by Box and Muller, in float64, a thread a
 // pair. For the start of a range finder of matrices with few columns: 64 x 64 entries are 2048 pairs.
 #pragma once
 
@@ -14,6 +14,7 @@ constexpr int kGaussianThreads = 128;
 struct GaussianParameters {
   uint64_t seed = 0;
   int64_t features = 0, size = 0;
+  double scale = 1.0;
   float* matrix = nullptr;  // [features, size], contiguous
 };
 
@@ -26,7 +27,7 @@ __global__ void __launch_bounds__(kGaussianThreads) gaussian_kernel(const Gaussi
   const bool is_second = pair % 2 != 0;
   const double u = (double(is_second ? block.word[2] : block.word[0]) + 1.0) / 4294967296.0;
   const double v = double(is_second ? block.word[3] : block.word[1]) / 4294967296.0;
-  const double radius = sqrt(-2.0 * log(u)) / sqrt(double(parameters.size));
+  const double radius = sqrt(-2.0 * log(u)) / sqrt(double(parameters.size)) * parameters.scale;
   float* const row = parameters.matrix + i * parameters.size;
   row[j] = float(radius * cos(kTwoPi * v));
   if (j + 1 < parameters.size) row[j + 1] = float(radius * sin(kTwoPi * v));

@@ -72,7 +72,6 @@ Status run_shared(const PolarProblem& problem, const BatchedPolarArgs& args, con
   return launch(kernel, config, parameters);
 }
 
-
 Status run_products(const PolarProblem& problem, const BatchedPolarArgs& args, GlobalMemory& memory,
                     const Context& context) {
   const int64_t count = problem.count, rows = problem.rows, cols = problem.cols;

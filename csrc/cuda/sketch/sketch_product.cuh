@@ -8,9 +8,11 @@
 //
 // Sparse signs. Floor: x and y once, 8 rows * features additions. y = x Omega scatters: eight lanes take the eight entries
 // of a feature, whose columns differ, and a warp four rows at once, into sums in shared memory. y = x OmegaT gathers.
+//
+// Of a stack all rows are one list, wherever they lie: a tile of 32 may belong to several matrices.
 #pragma once
 
-#include "device/element_view.cuh"
+#include "cuda/sketch/matrix_stack.cuh"
 #include "device/smem.cuh"
 #include "device/sparse_sign.h"
 #include "device/vector.cuh"
@@ -23,24 +25,50 @@ constexpr int kSignRows = 32, kSignCols = 64, kSignDepth = 64, kSignThreads = 25
 constexpr int kRowsOfThread = 8, kSignStride = kSignRows + 4;  // floats: keeps four rows a 16-byte load
 constexpr int kSignGroups = 2;                                 // of 32 columns (of the adjoint: of 32 terms) in a tile
 constexpr int kSignBlocks = kSignDepth / 4 + 1;                // of Philox that 64 words at any offset are spread over
-constexpr size_t kSignSharedBytes =
-    kSignDepth * kSignStride * sizeof(float) + kSignGroups * kSignDepth * sizeof(uint32_t);
+constexpr size_t kRowOffsetsBytes = kSignRows * sizeof(int64_t);
+constexpr size_t kSignSharedBytes = kRowOffsetsBytes + kSignDepth * kSignStride * sizeof(float) +
+                                    kSignGroups * kSignDepth * sizeof(uint32_t);
+
+/// Rows of a stack in one list.
+template <class Pointer>
+struct StackedRows {
+  Stack<Pointer> stack;
+  int64_t rows = 1;  // of a matrix
+
+  /// The element of column 0.
+  __device__ __forceinline__ int64_t offset(int64_t row) const {
+    return row / rows * stack.stride + row % rows * stack.elements.row_stride;
+  }
+};
 
 struct SignProductParameters {
-  ElementView x;
-  MutableElementView y;
+  StackedRows<const void*> x;
+  StackedRows<void*> y;
   float* partials = nullptr;  // [parts, rows, outer]; nullptr: one part, written to y
-  int64_t rows = 0, inner = 0, outer = 0, features = 0, size = 0;
+  int64_t rows = 0, inner = 0, outer = 0, features = 0, size = 0;  // rows of the whole stack
   int64_t length = 0;  // of a part of `inner`, a multiple of the depth
   int64_t tiles = 1;   // of columns
   uint64_t seed = 0;
-  float scale = 1.0f;
+  float x_scale = 1.0f, scale = 1.0f;  // of what is added, and of the sums
 
+  /// Where the rows of x from `first` on begin, for a block's threads after the next barrier.
+  __device__ __forceinline__ void locate(int64_t first, int64_t* offsets) const {
+    const int row = int(threadIdx.x);
+    if (row < kSignRows) offsets[row] = first + row < rows ? x.offset(first + row) : 0;
+  }
+  __device__ __forceinline__ float load(int64_t offset, int64_t col) const {
+    const auto& elements = x.stack.elements;
+    return load_element(elements.data, elements.dtype, offset + col * elements.col_stride) * x_scale;
+  }
   __device__ __forceinline__ void write(int64_t part, int64_t row, int64_t col, float sum) const {
     if (partials != nullptr)
       partials[(part * rows + row) * outer + col] = sum;
     else
-      y.store(row, col, sum * scale);
+      store(row, col, sum * scale);
+  }
+  __device__ __forceinline__ void store(int64_t row, int64_t col, float value) const {
+    const auto& elements = y.stack.elements;
+    store_element(elements.data, elements.dtype, y.offset(row) + col * elements.col_stride, value);
   }
 };
 
@@ -53,9 +81,12 @@ __global__ void __launch_bounds__(kSignThreads) rademacher_product_kernel(const 
   const int64_t first_col = int64_t(blockIdx.x) % parameters.tiles * kSignCols;
   const int64_t begin = int64_t(blockIdx.y) * parameters.length;
   const int64_t end = begin + parameters.length < parameters.inner ? begin + parameters.length : parameters.inner;
-  float* const rows_of_x = dynamic_shared<float>();  // [depth, rows]
+  int64_t* const offsets = dynamic_shared<int64_t>();
+  float* const rows_of_x = reinterpret_cast<float*>(offsets + kSignRows);  // [depth, rows]
   uint32_t* const words = reinterpret_cast<uint32_t*>(rows_of_x + kSignDepth * kSignStride);  // [groups, 64]
-  const bool along_rows = parameters.x.col_stride == 1;
+  const bool along_rows = parameters.x.stack.elements.col_stride == 1;
+  parameters.locate(first_row, offsets);
+  __syncthreads();
   float sum[kRowsOfThread] = {};
 #pragma unroll 1
   for (int64_t first = begin; first < end; first += kSignDepth) {
@@ -63,7 +94,7 @@ __global__ void __launch_bounds__(kSignThreads) rademacher_product_kernel(const 
     for (int e = thread; e < kSignRows * kSignDepth; e += kSignThreads) {
       const int row = along_rows ? e / kSignDepth : e % kSignRows, k = along_rows ? e % kSignDepth : e / kSignRows;
       const bool exists = first_row + row < parameters.rows && first + k < end;
-      rows_of_x[k * kSignStride + row] = exists ? parameters.x.load(first_row + row, first + k) : 0.0f;
+      rows_of_x[k * kSignStride + row] = exists ? parameters.load(offsets[row], first + k) : 0.0f;
     }
     if (thread < kSignGroups * kSignBlocks) {
       // Word (j / 32) features + i holds the signs of row i, columns j / 32 * 32 on.
@@ -117,7 +148,8 @@ static_assert(kScatterRows * kScatterWarps == kSignRows && kScatterRows * kSpars
 
 constexpr size_t scatter_shared_bytes(int64_t size) {
   const int64_t window = size < kScatterWindow ? size : kScatterWindow;
-  return size_t(kSignRows * (window + kScatterStride) + kScatterDepth * kSparseSigns) * sizeof(float);
+  const int64_t words = kSignRows * (window + kScatterStride) + kScatterDepth * kSparseSigns;
+  return kRowOffsetsBytes + size_t(words) * sizeof(float);
 }
 
 /// Blocks: tiles of rows by windows of columns, the windows first; parts.
@@ -129,11 +161,14 @@ __global__ void __launch_bounds__(kSignThreads) sparse_scatter_kernel(const Sign
   const int window = int(parameters.size < kScatterWindow ? parameters.size : kScatterWindow);
   const int64_t begin = int64_t(blockIdx.y) * parameters.length;
   const int64_t end = begin + parameters.length < parameters.inner ? begin + parameters.length : parameters.inner;
-  float* const sums = dynamic_shared<float>();           // [rows, window]
+  int64_t* const offsets = dynamic_shared<int64_t>();
+  float* const sums = reinterpret_cast<float*>(offsets + kSignRows);  // [rows, window]
   float* const tile = sums + kSignRows * window;         // [rows, depth]
   int* const entries = reinterpret_cast<int*>(tile + kSignRows * kScatterStride);  // 2 column + sign
   for (int e = thread; e < kSignRows * window; e += kSignThreads) sums[e] = 0.0f;
-  const bool along_rows = parameters.x.col_stride == 1;
+  parameters.locate(first_row, offsets);
+  __syncthreads();
+  const bool along_rows = parameters.x.stack.elements.col_stride == 1;
   const int row_of_lane = warp * kScatterRows + lane / int(kSparseSigns);
 #pragma unroll 1
   for (int64_t first = begin; first < end; first += kScatterDepth) {
@@ -142,7 +177,7 @@ __global__ void __launch_bounds__(kSignThreads) sparse_scatter_kernel(const Sign
       const int row = along_rows ? e / kScatterDepth : e % kSignRows;
       const int k = along_rows ? e % kScatterDepth : e / kSignRows;
       const bool exists = first_row + row < parameters.rows && first + k < end;
-      tile[row * kScatterStride + k] = exists ? parameters.x.load(first_row + row, first + k) : 0.0f;
+      tile[row * kScatterStride + k] = exists ? parameters.load(offsets[row], first + k) : 0.0f;
     }
     if (thread < kScatterDepth) {
       int64_t columns[kSparseSigns];
@@ -183,14 +218,15 @@ __global__ void __launch_bounds__(kSignThreads) sparse_gather_kernel(const SignP
   const int64_t first_row = int64_t(blockIdx.x) / parameters.tiles * kSignRows;
 #pragma unroll 1
   for (int64_t row = first_row; row < first_row + kSignRows && row < parameters.rows; ++row) {
+    const int64_t offset = parameters.x.offset(row);
     float sum = 0.0f;
 #pragma unroll
     for (int t = 0; t < int(kSparseSigns); ++t) {
       if (t >= count) break;
-      const float x = parameters.x.load(row, columns[t]);
+      const float x = parameters.load(offset, columns[t]);
       sum += negative[t] ? -x : x;
     }
-    parameters.y.store(row, col, sum * parameters.scale);
+    parameters.store(row, col, sum * parameters.scale);
   }
 }
 

@@ -40,7 +40,7 @@ Status SmallSvd::run(const Workspace& workspace, const ConstStack& r, float* val
   MutableMatrices both = w(workspace);
   both.count = 2 * count_;
   const MutableStack vectors(both);
-  return completion_.orthonormalize(workspace, read_only(vectors), vectors);
+  return completion_.orthonormalize(workspace, read_only(vectors), vectors, ColumnQr::kFewPasses);
 }
 
 }  // namespace sketch

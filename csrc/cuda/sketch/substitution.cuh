@@ -7,7 +7,7 @@
 #pragma once
 
 #include "cuda/sketch/tall_product_launch.cuh"
-#include "device/philox.h"
+#include "device/sketch_rules.h"
 #include "device/smem.cuh"
 
 namespace lrk {
@@ -16,8 +16,6 @@ namespace sketch {
 
 constexpr int kSolveRows = 4, kSolvePanel = 8, kMostSolveWarps = 8;  // rows of a warp
 static_assert(kSolveRows * kSolvePanel == 32, "a lane stores one solved number");
-
-constexpr uint64_t kReplacementSeed = 0x6c726b2073715231u;  // any number
 
 struct SubstitutionParameters {
   ConstStack a;  // may be q
@@ -100,9 +98,8 @@ __global__ void __launch_bounds__(kMostSolveWarps * 32) substitution_kernel(cons
       if (row >= parameters.rows) continue;
       float value = float(x[q * size + j]);
       if (replaced) {
-        const uint64_t index = uint64_t(j) * uint64_t(parameters.rows) + uint64_t(row);
-        const uint32_t bits = philox_element(kReplacementSeed + uint64_t(parameters.progress.pass), index);
-        value = (bits & 1) != 0 ? -parameters.sign : parameters.sign;
+        const uint32_t signs = replacement_signs(uint64_t(parameters.progress.pass), row / 32, j, parameters.rows);
+        value = (signs >> (row % 32) & 1) != 0 ? -parameters.sign : parameters.sign;
       }
       parameters.q.store(n, row, j, value);
     }

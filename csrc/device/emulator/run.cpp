@@ -14,6 +14,7 @@
 #include "device/emulator/checker.h"
 #include "device/emulator/crash.h"
 #include "device/emulator/launch.h"
+#include "device/emulator/launch_count.h"
 #include "device/emulator/symbols.h"
 
 namespace lrk::emulator {
@@ -185,6 +186,8 @@ std::string run_together(const Launch& launch, GridChecker* checker) {
   }
 }
 
+thread_local int64_t launches_of_this_thread = 0;
+
 /// What a programmatic launch on a stream may overlap.
 [[maybe_unused]] UnfinishedLaunches& unfinished_launches(const void* stream) {
   static thread_local std::map<const void*, UnfinishedLaunches> of_stream;
@@ -193,8 +196,11 @@ std::string run_together(const Launch& launch, GridChecker* checker) {
 
 }  // namespace
 
+int64_t launch_count() { return launches_of_this_thread; }
+
 std::string run(const Launch& launch) {
   const Unwatched unwatched;
+  ++launches_of_this_thread;
   if (const std::string reason = refusal(launch); !reason.empty())
     return "kernel " + function_name(launch.kernel) + ": invalid launch: " + reason;
   std::shared_ptr<GridChecker> checker;

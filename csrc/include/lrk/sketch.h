@@ -62,8 +62,8 @@ struct RsvdArgs {
   MutableMatrixView v;    // [cols, rank]
 };
 
-/// `steps` of X = c0 X + (c1 M + c2 M^2) X with M = X XT from a / |a|_F, three coefficients a step; or without a
-/// coefficient the exact factor, by a singular value decomposition.
+/// `steps` of X = c0 X + (c1 M + c2 M^2) X with M = X XT from a / |a|_F, three coefficients a step (without one a / |a|_F
+/// itself); or, where `exact` says so, the factor by a singular value decomposition.
 struct PolarArgs {
   MatrixView a;                       // [rows, cols], any strides
   std::vector<double> coefficients;   // 3 * steps
@@ -95,8 +95,8 @@ struct SketchBackend {
   Status (*rsvd)(const RsvdArgs&, const Context&);
   Plan (*plan_polar)(const PolarArgs&, const Context&);
   Status (*polar)(const PolarArgs&, const Context&);
-  /// Newton-Schulz iterations of a stack of matrices, half types too, if polar_in_stack(count, rows, cols).
-  bool (*polar_in_stack)(int64_t, int64_t, int64_t);
+  /// Newton-Schulz iterations of a stack of matrices, half types too, if polar_in_stack(count, rows, cols, dtype).
+  bool (*polar_in_stack)(int64_t, int64_t, int64_t, DType);
   Plan (*plan_polar_stack)(const BatchedPolarArgs&, const Context&);
   Status (*polar_stack)(const BatchedPolarArgs&, const Context&);
   Plan (*plan_spectral_norm_bound)(const SpectralNormBoundArgs&, const Context&);

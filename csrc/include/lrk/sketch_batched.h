@@ -1,9 +1,10 @@
-// The randomized SVD family on a device, torch-free: stacks of matrices of one shape, for which every launch serves all.
-// Equations and sources: python/lrkernels/reference/{sketch,rsvd,polar}.py; on the CPU it is lrk/sketch.h, a matrix at a
-// time. Nothing waits for the host: what depends on values is decided by flags in device memory.
+// The randomized SVD family on stacks of matrices of one shape, torch-free: a device's, for which every launch serves all,
+// and of the CPU's, which is lrk/sketch.h, what takes a stack too. Equations and sources:
+// python/lrkernels/reference/{sketch,rsvd,polar}.py. On a device nothing waits for the host: what depends on values is
+// decided by flags in device memory.
 //
-// Matrices come in float32, bfloat16 or float16 and are computed with in float32; what is small (a Gram matrix, a
-// triangle, its decompositions) is float64.
+// Matrices come in float32, bfloat16 or float16 and are computed with in float32, on the CPU float64 too; what is small (a
+// Gram matrix, a triangle, its decompositions) is float64.
 #pragma once
 
 #include <cstdint>
@@ -76,7 +77,7 @@ struct BatchedRsvdArgs {
   MutableMatrices v;             // [cols, rank]
 };
 
-/// As PolarArgs.
+/// As PolarArgs; on the CPU (polar_stack) not exact, and without a product.
 struct BatchedPolarArgs {
   Matrices a;                        // [rows, cols], any strides
   std::vector<double> coefficients;  // 3 * steps
