@@ -160,8 +160,7 @@ def test_dion_steps_only_where_the_gradient_has_directions(shape, rank):
     """Gradients of the same few rows and columns at all steps: rounding makes no unit columns of the others."""
     generator = torch.Generator().manual_seed(rank)
     u, v, turn = (
-        torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64, generator=generator))[0]
-        for size in (*shape, rank)
+        torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64, generator=generator))[0] for size in (*shape, rank)
     )
     p = torch.nn.Parameter(torch.zeros(shape))
     optimizer = optim.Dion([p], lr=1.0, rank_fraction=0.75, weight_decay=0.0)

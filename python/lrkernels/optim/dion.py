@@ -29,8 +29,8 @@ class Dion(MatrixOptimizer):
         maximize: go up.
 
     All but ``params`` are options of a group. State: ``momentum_buffer`` (M) ``[rows, cols]`` and ``right`` (Q)
-    ``[cols, rank]``. A column of R that is 0 but for rounding takes no step, and Q keeps the column it had: gradients of
-    a lower rank than Q's make steps of theirs.
+    ``[cols, rank]``. A column of R that is 0 but for rounding takes no step, and Q keeps the column it had: gradients
+    of a lower rank than Q's make steps of theirs.
 
     At full rank and with a momentum that stays as it is, P·Qᵀ converges to the polar factor, by the power iteration
     that the steps make; one step alone does not give it.
