@@ -178,6 +178,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_gradients()
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
                 self._adamw_steps(group)
@@ -187,6 +188,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     self._matrix_step(stack, group)
         return loss
 
+    def _check_gradients(self) -> None:
+        """Of all groups before any parameter moves."""
+        for group in self.param_groups:
+            for parameter, name in itertools.zip_longest(group["params"], group.get("param_names", ())):
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    shown = f"{name or 'a parameter'}, of shape {tuple(parameter.shape)}"
+                    raise ValueError(f"{type(self).__name__}: params has {shown}, with a sparse gradient")
+
     def _stacks(self, group: dict[str, Any]) -> list[Stack]:
         """The parameters that have a gradient, and together those that have taken as many steps; matrices of one shape
         and placement."""
@@ -195,8 +204,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for position, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
-            if parameter.grad.is_sparse:
-                raise ValueError(f"{type(self).__name__}: params has a parameter with a sparse gradient")
             state = self.state[parameter]
             if not state:
                 state.update((self._matrix_state if matrices else self._adamw_state)(parameter, group))
