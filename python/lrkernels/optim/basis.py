@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrkernels.optim.matrix_optimizer import Factors
+from lrkernels.optim.stacks import Factors
 
 State = dict[str, Tensor]
 

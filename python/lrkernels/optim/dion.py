@@ -11,7 +11,8 @@ from torch import Tensor
 
 import lrkernels.ops as ops
 from lrkernels.optim import options
-from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer
+from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.stacks import Factors
 
 
 class Dion(MatrixOptimizer):

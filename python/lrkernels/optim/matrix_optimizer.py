@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,72 +14,8 @@ from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 from lrkernels.optim import options as checks
 from lrkernels.optim import rules
 from lrkernels.optim.naming import role_of_name
-from lrkernels.optim.sharding import Layout, Whole, layout_of, local
-
-# On the CPU whatever the device: the host reads them, without waiting for anything.
-HOST_STATE = ("step", "refreshed")
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-class Factors(NamedTuple):
-    """A direction left·right: ``[count, rows, rank]``, ``[count, rank, cols]``."""
-
-    left: Tensor
-    right: Tensor
-
-
-@dataclass
-class Stack:
-    """Parameters that take a step together."""
-
-    step: int  # how many they have taken
-    layout: Layout | None  # of matrices
-    parameters: list[Tensor] = field(default_factory=list)
-    states: list[dict[str, Tensor]] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)  # theirs in the group
-
-    def gradients(self, maximize: bool) -> list[Tensor]:
-        """What this process holds of them, in float32 or wider."""
-        found = [local(p.grad).to(_wide(p.dtype)) for p in self.parameters]
-        return list(torch._foreach_neg(found)) if maximize else found
-
-    def local_state(self, name: str) -> list[Tensor]:
-        return [local(state[name]) for state in self.states]
-
-    def count(self) -> None:
-        for state in self.states:
-            state["step"] += 1
-
-    def move(self, directions: list[Tensor], lr: float | Tensor, weight_decay: float, scale: float = 1.0) -> None:
-        """W ← (1 − lr·weight_decay)·W − lr·scale·direction."""
-        parameters = [local(p) for p in self.parameters]
-        if isinstance(lr, Tensor):
-            lr = lr.reshape(())
-            torch._foreach_mul_(directions, lr)
-            factor = scale
-        else:
-            factor = lr * scale
-        if weight_decay:
-            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_sub_(parameters, directions, alpha=factor)
-
-    def move_by_factors(self, direction: Factors, lr: float | Tensor, weight_decay: float, scale: float) -> None:
-        """The same for left·right, which is added as it is multiplied out and never formed."""
-        left, right = direction
-        keep = 1.0
-        if isinstance(lr, Tensor):
-            lr = lr.reshape(())
-            left = left * lr
-            if weight_decay:
-                torch._foreach_mul_(self.parameters, 1 - lr * weight_decay)
-            factor = scale
-        else:
-            keep, factor = 1 - lr * weight_decay, lr * scale
-        for parameter, *factors in zip(self.parameters, left.unbind(), right.unbind(), strict=True):
-            parameter.addmm_(*factors, beta=keep, alpha=-factor)
+from lrkernels.optim.sharding import Whole, layout_of
+from lrkernels.optim.stacks import HOST_STATE, Factors, Stack, wide
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -219,7 +154,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return list(stacks.values())
 
     def _adamw_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        dtype = _wide(parameter.dtype)
+        dtype = wide(parameter.dtype)
         return {
             "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(parameter, dtype=dtype),
@@ -237,7 +172,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _matrix_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         layout = layout_of(parameter)
-        matrix = torch.empty(parameter.shape, dtype=_wide(parameter.dtype), device=parameter.device)
+        matrix = torch.empty(parameter.shape, dtype=wide(parameter.dtype), device=parameter.device)
         state = self.initial_state(matrix, group)
         placed = {name: value if name in HOST_STATE else layout.place(value) for name, value in state.items()}
         return {"step": torch.zeros((), dtype=torch.float32), **placed} if self.counts_steps else placed

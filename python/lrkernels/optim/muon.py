@@ -11,7 +11,8 @@ from torch import Tensor
 import lrkernels.ops as ops
 from lrkernels.optim import options
 from lrkernels.optim.coefficients import QUINTIC, check_coefficients, flat
-from lrkernels.optim.matrix_optimizer import MatrixOptimizer, Stack
+from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.stacks import Stack
 
 SCALINGS = ("match_rms_adamw", "original", "none")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lrkernels.optim import options, rules
 from lrkernels.optim.basis import Basis, MatrixBasis, State
-from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer, Stack
+from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.stacks import Factors, Stack
 
 # Names of the moments of an inner optimizer, and the power of R that they average.
 MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
