@@ -55,19 +55,7 @@ class Dion(MatrixOptimizer):
         eps: float = 1e-8,
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "rank_fraction": rank_fraction,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "seed": seed,
-                "betas": betas,
-                "eps": eps,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, options.given(locals()))
 
     def check_options(self, group: dict[str, Any]) -> None:
         options.check_share("Dion", "momentum", group["momentum"])

@@ -68,24 +68,10 @@ class ProjectedOptimizer(MatrixOptimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
     ) -> None:
-        self._default_basis = basis
+        given = options.given(locals())
+        self._default_basis = given.pop("basis")
         self._bases: list[Basis] = []  # of the groups, which hold its repr: a checkpoint has no objects
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "inner": inner,
-                "scale": scale,
-                "refresh_every": refresh_every,
-                "stagger": stagger,
-                "betas": betas,
-                "eps": eps,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, given)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         basis = param_group.get("basis", self._default_basis)
