@@ -316,12 +316,3 @@ def test_the_adamw_groups_are_torchs_adamw(dtype):
     run(reference, theirs, 5)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q)
-
-
-def test_loading_a_state_of_another_basis_is_refused():
-    parameters = matrices()
-    saved_state = OPTIMIZERS["galore_adamw"](parameters).state_dict()
-    with pytest.raises(ValueError, match="ProjectedOptimizer: state_dict is of 'adamw' in GaLore"):
-        OPTIMIZERS["dct_adamw"](parameters).load_state_dict(saved_state)
-    with pytest.raises(ValueError, match="expected 'sgd' in GaLore"):
-        OPTIMIZERS["galore_sgd"](parameters).load_state_dict(saved_state)

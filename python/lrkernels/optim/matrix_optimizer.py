@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 from lrkernels.optim import options as checks
 from lrkernels.optim import rules
 from lrkernels.optim.naming import role_of_name
-from lrkernels.optim.sharding import Whole, layout_of
+from lrkernels.optim.sharding import Whole, is_sharded, layout_of
 from lrkernels.optim.stacks import HOST_STATE, Factors, Stack, wide
 
 
@@ -104,6 +104,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 layout_of(parameter)
             except ValueError as error:
                 raise ValueError(f"{optimizer}: params has {shown}; {error}") from None
+
+    def check_saved_options(self, number: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
+        """Raises ValueError where a checkpoint's group of that number has options that the state here is not for."""
 
     # --- the step ---
 
@@ -208,20 +211,81 @@ class MatrixOptimizer(torch.optim.Optimizer):
     # --- checkpoints ---
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """torch's, but the state keeps the dtypes that it was saved with: torch casts it to those of the parameters,
-        which would make indices floating-point numbers and cost moments of bfloat16 parameters most of their bits."""
+        """torch's, but for two things. What another optimizer, other options or other shapes made raises ValueError,
+        which names the difference, before anything is loaded. And the state keeps the dtypes that it was saved with:
+        torch casts it to those of the parameters, which would make indices floating-point numbers and cost moments of
+        bfloat16 parameters most of their bits."""
         loaded: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.update(given))
+
+        def look(_, given: dict[str, Any]) -> None:  # after the hooks of those who rewrite it
+            self._check_saved(given)
+            loaded.update(given)
+
+        handle = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        numbers = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        for number, parameter in zip(numbers, parameters, strict=True):
-            for name, value in loaded["state"].get(number, {}).items():
+        for parameter, saved in self._saved_states(loaded):
+            for name, value in saved.items():
                 device = torch.device("cpu") if name in HOST_STATE else parameter.device
                 self.state[parameter][name] = value.to(device)
+
+    def _saved_states(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        return ((p, state_dict["state"].get(number, {})) for number, p in zip(numbers, parameters, strict=True))
+
+    def _check_saved(self, state_dict: dict[str, Any]) -> None:
+        name, groups = type(self).__name__, state_dict["param_groups"]
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
+            return  # torch says so
+        for number, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
+            # torch adds `differentiable` to the defaults of an optimizer that was loaded, not to its groups.
+            if missing := sorted(self.defaults.keys() - saved.keys() - {"differentiable"}):
+                raise ValueError(
+                    f"{name}: state_dict's group {number} has no {', '.join(missing)}: another optimizer made it"
+                )
+            if saved["algorithm"] != group["algorithm"]:
+                raise ValueError(
+                    f"{name}: state_dict's group {number} is of algorithm {saved['algorithm']!r}, expected "
+                    f"{group['algorithm']!r}"
+                )
+            self.check_saved_options(number, saved, group)
+        owners = {p: (group, i) for group in self.param_groups for i, p in enumerate(group["params"])}
+        for parameter, saved in self._saved_states(state_dict):
+            if saved:
+                group, position = owners[parameter]
+                shown = group["param_names"][position] if "param_names" in group else "a parameter"
+                shown = f"{name}: state_dict has for {shown}, of shape {tuple(parameter.shape)},"
+                self._check_saved_state(shown, saved, parameter, group)
+
+    def _check_saved_state(self, shown: str, saved: dict[str, Any], parameter: Tensor, group: dict[str, Any]) -> None:
+        expected = self._expected_state(parameter, group)
+        if saved.keys() != expected.keys():
+            raise ValueError(f"{shown} {', '.join(sorted(saved))}, expected {', '.join(sorted(expected))}")
+        for entry, value in saved.items():
+            wanted = expected[entry]
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{shown} {entry} of type {type(value).__name__}, expected a tensor")
+            if value.shape != wanted.shape:
+                raise ValueError(f"{shown} {entry} of shape {tuple(value.shape)}, expected {tuple(wanted.shape)}")
+            if value.is_floating_point() != wanted.is_floating_point():
+                raise ValueError(f"{shown} {entry} of {value.dtype}, expected {wanted.dtype}")
+            sharded = is_sharded(parameter) and entry not in HOST_STATE
+            if is_sharded(value) != sharded or (sharded and value.placements != parameter.placements):
+                placed = [
+                    value.placements if is_sharded(value) else "whole",
+                    parameter.placements if sharded else "whole",
+                ]
+                raise ValueError(f"{shown} {entry} placed as {placed[0]}, expected {placed[1]}")
+
+    def _expected_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """What a state looks like, without a byte of it."""
+        matrix = torch.empty(parameter.shape, dtype=wide(parameter.dtype), device="meta")
+        if group["algorithm"] == "adamw":
+            return self._adamw_state(matrix, group)
+        return {**self.initial_state(matrix, group), **({"step": torch.zeros(())} if self.counts_steps else {})}
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager:

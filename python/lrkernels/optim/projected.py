@@ -40,13 +40,14 @@ class ProjectedOptimizer(MatrixOptimizer):
         weight_decay: λ, decoupled, whatever ``inner`` is.
         maximize: go up.
 
-    All but ``params``, also ``inner``, are options of a group. When a basis changes, the moments are turned along
+    All but ``params``, also ``inner``, are options of a group; ``basis`` and ``inner`` of a group that is there cannot
+    be changed. When a basis changes, the moments are turned along
     (``Basis.rotate_state``). A gradient that is not finite leaves the basis as it is. State: the moments of R, the
     basis's tensors (``basis_*``), and two numbers on the CPU, ``step`` and ``refreshed``.
 
     Raises:
         ValueError, TypeError: an option out of range, a parameter that is no matrix or is named like an embedding, or
-            ``load_state_dict`` of a state that another basis made.
+            ``step`` where a group's ``basis`` or ``inner`` was changed.
     """
 
     counts_steps = True
@@ -71,6 +72,7 @@ class ProjectedOptimizer(MatrixOptimizer):
         given = options.given(locals())
         self._default_basis = given.pop("basis")
         self._bases: list[Basis] = []  # of the groups, which hold its repr: a checkpoint has no objects
+        self._inners: list[str] = []
         super().__init__(params, given)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -80,6 +82,7 @@ class ProjectedOptimizer(MatrixOptimizer):
         options.check_count("ProjectedOptimizer", "basis.rank", basis.rank)
         super().add_param_group({**param_group, "basis": repr(basis)})
         self._bases.append(basis)
+        self._inners.append(self.param_groups[-1]["inner"])
 
     def check_options(self, group: dict[str, Any]) -> None:
         name = "ProjectedOptimizer"
@@ -107,6 +110,7 @@ class ProjectedOptimizer(MatrixOptimizer):
 
     @torch.compiler.disable  # which step it is decides what runs
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        self._check_fixed()
         return super().step(closure)
 
     def direction(
@@ -179,17 +183,26 @@ class ProjectedOptimizer(MatrixOptimizer):
         for i in self._due(group, stack.step, stack.positions):
             stack.states[i]["refreshed"].fill_(stack.step)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            if saved.get("basis") != group["basis"] or saved.get("inner") != group["inner"]:
-                raise ValueError(
-                    f"ProjectedOptimizer: state_dict is of {saved.get('inner')!r} in {saved.get('basis')}, expected "
-                    f"{group['inner']!r} in {group['basis']}"
-                )
-        super().load_state_dict(state_dict)
+    def check_saved_options(self, number: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
+        if saved.get("basis") != group["basis"] or saved["inner"] != group["inner"]:
+            raise ValueError(
+                f"ProjectedOptimizer: state_dict's group {number} is of {saved['inner']!r} in {saved.get('basis')}, "
+                f"expected {group['inner']!r} in {group['basis']}"
+            )
+
+    def _check_fixed(self) -> None:
+        """The state is made for them, so that another value would be an error later on, or nothing."""
+        for number, (group, basis, inner) in enumerate(zip(self.param_groups, self._bases, self._inners, strict=True)):
+            for option, kept in (("basis", repr(basis)), ("inner", inner)):
+                if group[option] != kept:
+                    raise ValueError(
+                        f"ProjectedOptimizer: param_groups[{number}][{option!r}] is {group[option]!r}, but the group "
+                        f"was made with {kept!r}, and so was its state: make another optimizer"
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_default_basis": self._default_basis, "_bases": self._bases}
+        own = {name: getattr(self, name) for name in ("_default_basis", "_bases", "_inners")}
+        return {**super().__getstate__(), **own}
 
 
 def _column(flags: Tensor, stack: Tensor) -> Tensor:
