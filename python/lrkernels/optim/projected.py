@@ -131,7 +131,7 @@ class ProjectedOptimizer(MatrixOptimizer):
             own = self._refresh(basis, own, wide, due, state, group, step)
         given = dict(own)
         if _by_matrix(basis, wide[0]):
-            left = basis.matrix(own, rows).to(wide[0].dtype)
+            left = basis.matrix_as(own, rows, wide[0].dtype)
             r = [p.mT @ g for p, g in zip(left.unbind(), wide, strict=True)]
             update = Factors(left, torch.stack(self._inner(r, state, group, step)))
         else:
