@@ -126,6 +126,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     self._matrix_step(stack, group)
         return loss
 
+    def moments(self, parameter: Tensor) -> list[Tensor]:
+        """The averages of the parameter's gradients or of their squares that its state has, entry by entry or in a
+        basis: what a method that restarts a parameter, such as ReLoRA, has to forget of them."""
+        state = self.state.get(parameter, {})
+        return [state[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in state]
+
     def _check_gradients(self) -> None:
         """Of all groups before any parameter moves."""
         for group in self.param_groups:
