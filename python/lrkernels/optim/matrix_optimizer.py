@@ -142,8 +142,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _stacks(self, group: dict[str, Any]) -> list[Stack]:
         """The parameters that have a gradient, and together those that have taken as many steps; matrices of one shape
-        and placement."""
-        stacks: dict[tuple, Stack] = {}
+        and placement; no more bytes than ``STACK_BYTES``."""
+        stacks: list[Stack] = []
+        open_stacks: dict[tuple, Stack] = {}
         matrices = group["algorithm"] == "matrix"
         for position, parameter in enumerate(group["params"]):
             if parameter.grad is None:
@@ -156,11 +157,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
             key = (parameter.dtype, parameter.device, step)
             if layout is not None:
                 key = (*key, tuple(parameter.shape), layout.key)
-            stack = stacks.setdefault(key, Stack(step, layout))
-            stack.parameters.append(parameter)
-            stack.states.append(state)
-            stack.positions.append(position)
-        return list(stacks.values())
+            if key not in open_stacks or not open_stacks[key].has_room_for(parameter):
+                open_stacks[key] = Stack(step, layout)
+                stacks.append(open_stacks[key])
+            open_stacks[key].add(parameter, state, position)
+        return stacks
 
     def _adamw_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         dtype = wide(parameter.dtype)
@@ -204,11 +205,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if name not in HOST_STATE:
                 layout.write([each[name] for each in stack.states], state[name])
         options = group["lr"], group["weight_decay"], self.scale(rows, cols, group)
-        if isinstance(whole, Factors) and isinstance(layout, Whole) and whole.left.dtype == stack.parameters[0].dtype:
+        if (
+            isinstance(whole, Factors)
+            and isinstance(layout, Whole)
+            and whole.left[0].dtype == stack.parameters[0].dtype
+        ):
             stack.move_by_factors(whole, *options)
         else:
             if isinstance(whole, Factors):
-                whole = whole.left @ whole.right
+                whole = whole.product()
             stack.move(layout.scatter(whole, rows, count), *options)
         self.finish(stack, group)
         if self.counts_steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from lrkernels.optim import options, rules
 from lrkernels.optim.basis import Basis, MatrixBasis, State
 from lrkernels.optim.matrix_optimizer import MatrixOptimizer
-from lrkernels.optim.stacks import Factors, Stack
+from lrkernels.optim.stacks import HOST_STATE, Factors, Stack
 
 # Names of the moments of an inner optimizer, and the power of R that they average.
 MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
@@ -123,26 +123,23 @@ class ProjectedOptimizer(MatrixOptimizer):
     ) -> Tensor | Factors:
         basis, tall = self._basis(group), gradients[0].shape[0] > gradients[0].shape[1]
         wide = [g.mT for g in gradients] if tall else gradients
-        rows = wide[0].shape[0]
-        own = {name.removeprefix("basis_"): torch.stack(state[name]) for name in state if name.startswith("basis_")}
-        own["refreshed"] = torch.stack(state["refreshed"])
-        due = self._due(group, step, positions)
-        if due:
-            own = self._refresh(basis, own, wide, due, state, group, step)
-        given = dict(own)
+        if due := self._due(group, step, positions):
+            self._refresh(basis, wide, due, state, group, step)
         if _by_matrix(basis, wide[0]):
-            left = basis.matrix_as(own, rows, wide[0].dtype)
-            r = [p.mT @ g for p, g in zip(left.unbind(), wide, strict=True)]
-            update = Factors(left, torch.stack(self._inner(r, state, group, step)))
+            rows, dtype = wide[0].shape[0], wide[0].dtype
+            left = [basis.matrix_as(_own(state, [i]), rows, dtype)[0] for i in range(len(wide))]
+            r = [p.mT @ g for p, g in zip(left, wide, strict=True)]
+            update = Factors(left, self._inner(r, state, group, step))
         else:
-            g = torch.stack(wide)
+            own, g = _own(state, range(len(wide))), torch.stack(wide)
+            given = dict(own)
             r = basis.project(own, g)
             update = basis.update(own, g, r, torch.stack(self._inner(list(r.unbind()), state, group, step)))
-        for name, stack in own.items():
-            if name != "refreshed" and (due or stack is not given[name]):
-                state[f"basis_{name}"] = list(stack.unbind())
+            for name, stack in own.items():
+                if stack is not given[name]:
+                    state[f"basis_{name}"] = list(stack.unbind())
         if isinstance(update, Factors):
-            return Factors(update.right.mT, update.left.mT) if tall else update
+            return update.transposed() if tall else update
         return update.mT if tall else update
 
     def _inner(self, r: list[Tensor], state: dict[str, list[Tensor]], group: dict[str, Any], step: int) -> list[Tensor]:
@@ -156,17 +153,14 @@ class ProjectedOptimizer(MatrixOptimizer):
     def _refresh(
         self,
         basis: Basis,
-        own: State,
         gradients: list[Tensor],
         due: list[int],
         state: dict[str, list[Tensor]],
         group: dict[str, Any],
         step: int,
-    ) -> State:
-        """The stack's bases with those of ``due`` chosen anew, and their moments turned along."""
-        all_due = len(due) == len(gradients)
-        old = own if all_due else {name: _some(stack, due) for name, stack in own.items()}
-        seen = _some(gradients, due)
+    ) -> None:
+        """Chooses the bases of ``due`` anew and turns their moments along."""
+        old, seen = _own(state, due), torch.stack([gradients[i] for i in due])
         new = basis.refresh(old, seen, step)
         if basis.reads_gradient:
             finite = seen.isfinite().flatten(1).all(1)
@@ -177,7 +171,10 @@ class ProjectedOptimizer(MatrixOptimizer):
                 moments = [state[name][i] for i in due]
                 turned = basis.rotate_state(old, new, torch.stack(moments), power, seen.shape[-2])
                 torch._foreach_copy_(moments, list(turned.unbind()))
-        return new if all_due else {name: _replaced(stack, due, new[name]) for name, stack in own.items()}
+        for name, stack in new.items():
+            key = name if name in HOST_STATE else f"basis_{name}"
+            for i, tensor in zip(due, stack.unbind(), strict=True):
+                state[key][i] = tensor
 
     def finish(self, stack: Stack, group: dict[str, Any]) -> None:
         for i in self._due(group, stack.step, stack.positions):
@@ -215,13 +212,9 @@ def _by_matrix(basis: Basis, g: Tensor) -> bool:
     return usual and g.device.type == "cpu"
 
 
-def _some(stack: Tensor | list[Tensor], chosen: list[int]) -> Tensor:
-    """Without a tensor of indices, which a device would have to be waited for."""
-    return torch.stack([stack[i] for i in chosen])
-
-
-def _replaced(stack: Tensor, chosen: list[int], by: Tensor) -> Tensor:
-    parts = list(stack.unbind())
-    for i, part in zip(chosen, by.unbind(), strict=True):
-        parts[i] = part
-    return torch.stack(parts)
+def _own(state: dict[str, list[Tensor]], chosen: Sequence[int]) -> State:
+    """What the basis knows of these matrices; of one it is no copy."""
+    names = {name: name.removeprefix("basis_") for name in state if name.startswith("basis_") or name == "refreshed"}
+    if len(chosen) == 1:
+        return {own: state[name][chosen[0]].unsqueeze(0) for name, own in names.items()}
+    return {own: torch.stack([state[name][i] for i in chosen]) for name, own in names.items()}
