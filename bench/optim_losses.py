@@ -3,8 +3,9 @@
     python bench/optim_losses.py [--steps 150] [--save NAME]
 
 Everybody starts from the same weights and sees the same batches. Learning rates are by hand and not tuned:
-`torch.optim.Muon` and ours have the same, and AdamW beside them for what is no hidden matrix. A table of
-bits per byte: the mean of the last tenth of the training losses, and of the validation text.
+`torch.optim.Muon` and ours have the same, and AdamW beside them for what is no hidden matrix. Weights decay by the same
+share in every step whatever the learning rate, norms and biases do not. A table of bits per byte: the mean of the last
+tenth of the training losses, and of the validation text.
 """
 
 from __future__ import annotations
@@ -28,21 +29,24 @@ from lrkernels.demo.train import _learning_rate_share, bits_per_byte
 
 RESULTS = Path(__file__).resolve().parent / "results" / "optim_losses"
 BETAS = (0.9, 0.95)
+ADAMW_LR = 3e-3
+DECAY = 0.05 * ADAMW_LR  # of a weight in one step, before the schedule: an optimizer's is lr * weight_decay
 Build = Callable[[optim.ParamGroups], list[torch.optim.Optimizer]]
 
 
-def adamw(groups: list[dict], lr: float = 3e-3) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([{"params": group["params"]} for group in groups], lr=lr, betas=BETAS, weight_decay=0.05)
+def adamw(groups: list[dict]) -> torch.optim.Optimizer:
+    own = [{key: group[key] for key in ("params", "weight_decay") if key in group} for group in groups]
+    return torch.optim.AdamW(own, lr=ADAMW_LR, betas=BETAS, weight_decay=DECAY / ADAMW_LR)
 
 
 def torch_muon(groups: optim.ParamGroups) -> list[torch.optim.Optimizer]:
     matrices = [p for _, p in groups[0]["params"]]
-    muon = torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(matrices, lr=3e-3, weight_decay=DECAY / 3e-3, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw(groups[1:])]
 
 
 def ours(cls: type, *arguments, lr: float, **options) -> Build:
-    return lambda groups: [cls(groups, *arguments, lr=lr, weight_decay=0.05, betas=BETAS, **options)]
+    return lambda groups: [cls(groups, *arguments, lr=lr, weight_decay=DECAY / lr, betas=BETAS, **options)]
 
 
 def projected(basis: optim.Basis) -> Build:
@@ -68,7 +72,8 @@ def losses_of(build: Build, setup: Setup, corpus: Corpus, steps: int) -> tuple[l
     torch.manual_seed(setup.seed)
     batches = torch.Generator().manual_seed(setup.seed)
     model = ByteTransformer(setup.width, setup.layers, setup.heads, setup.context)
-    optimizers = build(optim.param_groups(model, adamw={"lr": 3e-3}, report=None))
+    rest = {"lr": ADAMW_LR, "weight_decay": DECAY / ADAMW_LR}
+    optimizers = build(optim.param_groups(model, adamw=rest, report=None))
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, steps))
         for optimizer in optimizers

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrkernels import optim
 from lrkernels.adapters import (
     AdaLoRA,
     LoRA,
@@ -123,6 +124,24 @@ def test_restart_prunes_the_smallest_optimizer_state_of_the_adapters(prune):
             assert torch.equal(moment, original)
         assert optimizer.state[p]["step"] == 3
     train(model, optimizer, x, x, 1)
+
+
+@pytest.mark.parametrize("inner", ["adamw", "sgd"])
+@pytest.mark.parametrize("rank", [2, 8])
+def test_restart_prunes_moments_of_projected_gradients_and_keeps_their_basis(inner, rank):
+    """A tall factor's moments are those of its transpose, and a basis may have a moment's shape."""
+    model, x = adapted(LoRA, 8, 16, r=8), torch.randn(64, 8, dtype=torch.float64)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = optim.ProjectedOptimizer(trained, inner, optim.GaLore(rank), lr=1e-2)
+    train(model, optimizer, x, torch.randn(64, 16, dtype=torch.float64), 3)
+    bases = [optimizer.state[p]["basis_projection"].clone() for p in trained]
+    restart(model, optimizer, prune=0.75)
+    for p, basis in zip(trained, bases, strict=True):
+        state = optimizer.state[p]
+        for name in ("exp_avg", "exp_avg_sq") if inner == "adamw" else ("momentum_buffer",):
+            assert (state[name] != 0).sum() == state[name].numel() // 4 > 0
+        assert torch.equal(state["basis_projection"], basis)
+    train(model, optimizer, x, torch.randn(64, 16, dtype=torch.float64), 1)
 
 
 def test_restart_refuses():

@@ -150,6 +150,12 @@ def test_half_precision_and_the_same_bits_again():
         ({"input_moment": torch.eye(16).int()}, TypeError, "input_moment is torch.int32, expected a floating-point"),
         ({"input_moment": [1.0]}, TypeError, "input_moment is list, expected"),
         ({"input_moment": -torch.eye(16)}, ValueError, "input_moment has a negative diagonal entry"),
+        (
+            {"input_moment": torch.eye(16) + (torch.ones(16, 16) - torch.eye(16)) * 2},
+            ValueError,
+            "input_moment has a negative eigenvalue",
+        ),
+        ({"input_moment": torch.eye(16) + torch.ones(16, 16).tril(-1)}, ValueError, "input_moment is not symmetric"),
         ({"output_moment": torch.full((20,), float("nan"))}, ValueError, "output_moment holds NaN or Inf"),
         ({"input_mean": torch.ones(20)}, ValueError, r"input_mean has shape \(20,\), expected \(16,\)"),
     ],

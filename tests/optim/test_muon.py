@@ -154,6 +154,26 @@ def test_dion_at_full_rank_comes_to_the_polar_factor():
     assert distances[0] > 0.1 and distances[-1] < 1e-9
 
 
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12), (40, 40)], ids=str)
+@pytest.mark.parametrize("rank", [1, 3])
+def test_dion_steps_only_where_the_gradient_has_directions(shape, rank):
+    """Gradients of the same few rows and columns at all steps: rounding makes no unit columns of the others."""
+    generator = torch.Generator().manual_seed(rank)
+    u, v, turn = (
+        torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64, generator=generator))[0] for size in (*shape, rank)
+    )
+    p = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = optim.Dion([p], lr=1.0, rank_fraction=0.75, weight_decay=0.0)
+    for step in range(4):
+        before = p.detach().clone()
+        p.grad = (u @ (torch.arange(1.0, rank + 1) + step).diag().double() @ turn @ v.T).float()
+        optimizer.step()
+        moved = (p.detach() - before).double()
+        outside = moved - u @ (u.T @ moved) @ v @ v.T
+        assert outside.norm() < 1e-2 * moved.norm()
+        assert torch.linalg.matrix_rank(moved, rtol=0.05) == rank
+
+
 def test_dion_feeds_back_what_it_left_out():
     """M + G = M_next + (1 − μ)·P·Rᵀ: nothing of a gradient is lost, and M_next has all that P's span does not."""
     p = matrices(torch.float64, shapes=[(8, 8)])[0]

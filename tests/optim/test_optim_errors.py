@@ -96,6 +96,23 @@ def test_options_of_one(name, option, value, message):
     raises(name, message, **{option: value})
 
 
+@pytest.mark.parametrize(
+    ("basis", "options", "message"),
+    [
+        (optim.Fira, {"limit": 0}, "Fira: limit is 0, expected at least 1"),
+        (optim.Fira, {"limit": float("nan")}, "Fira: limit is nan, expected a finite number"),
+        (optim.Flora, {"kind": "dct"}, "Flora: kind is 'dct', expected 'rademacher', .* or 'hadamard'"),
+        (optim.Flora, {"kind": "normal"}, "Flora: kind is 'normal', expected 'rademacher'"),
+        (optim.Flora, {"seed": -1}, "Flora: seed is -1, expected at least 0"),
+        (optim.Flora, {"seed": 0.5}, "Flora: seed is 0.5, expected an int"),
+    ],
+    ids=str,
+)
+def test_options_of_a_basis_are_checked_when_it_is_made(basis, options, message):
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        basis(**options)
+
+
 @every_class
 def test_an_algorithm_that_does_not_exist(name):
     raises(name, "algorithm is 'sgd', expected 'matrix' or 'adamw'", [{"params": matrices(), "algorithm": "sgd"}])
@@ -106,8 +123,22 @@ def test_sparse_gradients(name):
     p = matrices(shapes=[(4, 4)])[0]
     optimizer = MAKERS[name]([p])
     p.grad = torch.eye(4).to_sparse()
-    with pytest.raises(ValueError, match=f"^{name}: params has a parameter with a sparse gradient"):
+    with pytest.raises(
+        ValueError, match=rf"^{name}: params has a parameter, of shape \(4, 4\), with a sparse gradient"
+    ):
         optimizer.step()
+
+
+@every_class
+def test_a_sparse_gradient_raises_before_anything_moved(name):
+    """Also where it is of the last group, AdamW's, as an embedding's is."""
+    hidden, table = matrices(shapes=[(4, 4), (6, 4)])
+    start = hidden.detach().clone()
+    optimizer = MAKERS[name]([{"params": [hidden]}, {"params": [table], "algorithm": "adamw"}])
+    hidden.grad, table.grad = torch.ones(4, 4), torch.ones(6, 4).to_sparse()
+    with pytest.raises(ValueError, match="with a sparse gradient"):
+        optimizer.step()
+    assert torch.equal(hidden, start) and not optimizer.state
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,24 @@ def test_dct_takes_the_columns_with_the_most_energy(shape):
     torch.testing.assert_close(energy[state["basis_columns"]].sum(), energy.sum() - left_out)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 7, 96, 300])
+def test_dcts_matrix_has_the_precision_that_is_asked_for(rows, dtype):
+    """Beside the formula in float64."""
+    columns = torch.stack([torch.randperm(rows)[: (rows + 1) // 2] for _ in range(3)])
+    found = optim.DCT(rows).matrix_as({"columns": columns}, rows, dtype)
+    i, f = torch.arange(rows, dtype=torch.float64)[:, None], columns.double().unsqueeze(1)
+    expected = torch.cos(math.pi * (2 * i + 1) * f / (2 * rows)) * (1 + (f != 0).double()).sqrt() / rows**0.5
+    assert found.dtype == dtype and found.shape == (3, rows, (rows + 1) // 2)
+    assert (found.double() - expected).abs().max() < 1e3 * torch.finfo(torch.float64).eps + torch.finfo(dtype).eps
+
+
+def test_dct_steps_of_float64_are_float64s():
+    g = torch.randn(6, 20, dtype=torch.float64)
+    moved, _ = stepped(optim.DCT(FULL), gradients=g)
+    torch.testing.assert_close(moved, g, rtol=1e-13, atol=1e-13)
+
+
 # --- a basis of one's own ---
 
 

@@ -17,8 +17,9 @@ def restart(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, pr
                 restart(model, optimizer)
 
     What the model computes does not change, and k restarts of rank r reach an update of rank k·r. Of every state tensor
-    of the adapters' parameters (Adam's moments) the ``prune`` share of smallest magnitude is set to zero: left alone it
-    would steer the new factors where the old ones went. The paper also warms the learning rate up again.
+    of the adapters' parameters (Adam's moments, also those of ``lrkernels.optim``'s projected gradients) the ``prune``
+    share of smallest magnitude is set to zero: left alone it would steer the new factors where the old ones went. The
+    paper also warms the learning rate up again.
 
     Raises ValueError when the model has no adapted layer or ``prune`` is outside [0, 1], and as
     ``AdaptedLinear.restart``; layers before the one that raised have restarted.
@@ -35,9 +36,17 @@ def restart(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, pr
     if optimizer is not None:
         for layer in layers:
             for parameter in layer.adapter.parameters():
-                for state in optimizer.state.get(parameter, {}).values():
-                    if isinstance(state, Tensor) and state.shape == parameter.shape:
-                        _prune_smallest(state, prune)
+                for moment in _moments(optimizer, parameter):
+                    _prune_smallest(moment, prune)
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[Tensor]:
+    """Of lrkernels.optim the optimizer says them: they may be those of projected gradients, and not all tensors of a
+    parameter's shape are moments."""
+    if hasattr(optimizer, "moments"):
+        return optimizer.moments(parameter)
+    state = optimizer.state.get(parameter, {}).values()
+    return [value for value in state if isinstance(value, Tensor) and value.shape == parameter.shape]
 
 
 @torch.no_grad()

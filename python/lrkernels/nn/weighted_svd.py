@@ -86,3 +86,13 @@ def check_moment(name: str, argument: str, moment: Tensor, size: int, what: str)
     diagonal = moment if moment.dim() == 1 else moment.diagonal()
     if (diagonal < 0).any():
         raise ValueError(f"{name}: {argument} has a negative diagonal entry, but a second moment has none")
+    if moment.dim() == 2 and moment.numel():
+        wide = moment.double()
+        rounding = size * torch.finfo(moment.dtype).eps * wide.diagonal().max()
+        if (wide - wide.mT).abs().max() > rounding:
+            raise ValueError(f"{name}: {argument} is not symmetric, but a second moment is")
+        _, failed = torch.linalg.cholesky_ex(
+            wide + (2 * rounding + torch.finfo(wide.dtype).tiny) * torch.eye(size, dtype=wide.dtype, device=wide.device)
+        )
+        if failed:
+            raise ValueError(f"{name}: {argument} has a negative eigenvalue, but a second moment has none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrkernels.optim.matrix_optimizer import Factors
+from lrkernels.optim.stacks import Factors
 
 State = dict[str, Tensor]
 
@@ -63,17 +63,21 @@ class MatrixBasis(Basis):
     def matrix(self, state: State, rows: int) -> Tensor:
         raise NotImplementedError
 
+    def matrix_as(self, state: State, rows: int, dtype: torch.dtype) -> Tensor:
+        """In the dtype that is asked for: for a basis that can make it in that one from the start."""
+        return self.matrix(state, rows).to(dtype)
+
     def project(self, state: State, g: Tensor) -> Tensor:
-        return self.matrix(state, g.shape[-2]).to(g.dtype).mT @ g
+        return self.matrix_as(state, g.shape[-2], g.dtype).mT @ g
 
     def lift(self, state: State, r: Tensor, rows: int) -> Tensor:
-        return self.matrix(state, rows).to(r.dtype) @ r
+        return self.matrix_as(state, rows, r.dtype) @ r
 
     def update(self, state: State, g: Tensor, r: Tensor, direction: Tensor) -> Tensor | Factors:
-        return Factors(self.matrix(state, g.shape[-2]).to(direction.dtype), direction)
+        return Factors(self.matrix_as(state, g.shape[-2], direction.dtype), direction)
 
     def rotate_state(self, old: State, new: State, moment: Tensor, power: int, rows: int) -> Tensor:
-        rotation = self.matrix(new, rows).to(moment.dtype).mT @ self.matrix(old, rows).to(moment.dtype)
+        rotation = self.matrix_as(new, rows, moment.dtype).mT @ self.matrix_as(old, rows, moment.dtype)
         if power == 1:
             return rotation @ moment
         shares = rotation.square()

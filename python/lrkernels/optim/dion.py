@@ -11,7 +11,8 @@ from torch import Tensor
 
 import lrkernels.ops as ops
 from lrkernels.optim import options
-from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer
+from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.stacks import Factors
 
 
 class Dion(MatrixOptimizer):
@@ -29,7 +30,8 @@ class Dion(MatrixOptimizer):
         maximize: go up.
 
     All but ``params`` are options of a group. State: ``momentum_buffer`` (M) ``[rows, cols]`` and ``right`` (Q)
-    ``[cols, rank]``. A column of R that is 0 takes no step, and Q keeps the column it had.
+    ``[cols, rank]``. A column of R that is 0 but for rounding takes no step, and Q keeps the column it had: gradients
+    of a lower rank than Q's make steps of theirs.
 
     At full rank and with a momentum that stays as it is, P·Qᵀ converges to the polar factor, by the power iteration
     that the steps make; one step alone does not give it.
@@ -53,19 +55,7 @@ class Dion(MatrixOptimizer):
         eps: float = 1e-8,
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "rank_fraction": rank_fraction,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "seed": seed,
-                "betas": betas,
-                "eps": eps,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, options.given(locals()))
 
     def check_options(self, group: dict[str, Any]) -> None:
         options.check_share("Dion", "momentum", group["momentum"])
@@ -90,14 +80,28 @@ class Dion(MatrixOptimizer):
     ) -> Factors:
         accumulated = torch.stack(state["momentum_buffer"]).add_(torch.stack(gradients))
         before = torch.stack(state["right"])
-        left, _ = ops.orthonormalize(accumulated @ before)
+        left, triangle = ops.orthonormalize(accumulated @ before)
         right = accumulated.mT @ left
         state["momentum_buffer"] = list(accumulated.baddbmm(left, right.mT, alpha=group["momentum"] - 1).unbind())
-        largest = right.abs().amax(-2, keepdim=True)
+        largest = right.abs().amax((-2, -1), keepdim=True)
         unit = right / largest.where(largest > 0, 1)  # first, for squares of small gradients vanish
-        unit = unit / torch.linalg.vector_norm(unit, dim=-2, keepdim=True).clamp(min=1)
-        state["right"] = list(unit.where(largest > 0, before).unbind())
+        length = torch.linalg.vector_norm(unit, dim=-2, keepdim=True)
+        live = (length > 0) & ~_rounding(triangle, length, max(accumulated.shape[-2:]))
+        unit = (unit / length).where(live, 0)
+        state["right"] = list(unit.where(live, before).unbind())
         return Factors(left, unit.mT)
 
     def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
         return (rows / cols) ** 0.5
+
+
+def _rounding(triangle: Tensor, length: Tensor, size: int) -> Tensor:
+    """``[count, 1, rank]``: columns of R that are what rounding leaves of 0.
+
+    Where a column of B·Q depends on those before it, its P is any direction beside theirs, and BᵀP is 0 but for ε times
+    the condition of the columns before. Both are asked, for a small column of R may well be one of B's own directions.
+    """
+    epsilon = torch.finfo(triangle.dtype).eps
+    diagonal = triangle.diagonal(dim1=-2, dim2=-1).abs().unsqueeze(-2)
+    dependent = diagonal <= 8 * size**0.5 * epsilon * triangle.abs().amax((-2, -1), keepdim=True)
+    return dependent & (length <= epsilon**0.5 * length.amax(-1, keepdim=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrkernels.optim import options
 from lrkernels.optim.basis import State
 from lrkernels.optim.galore import GaLore
 
@@ -17,12 +18,15 @@ class Fira(GaLore):
     """P·N(R) + (G − P·R)·‖N(R)‖/‖R‖, norms by column, N the inner optimizer.
 
     ``limit``: the second term's norm grows by at most this factor from a step to the next; above it, it is scaled down.
-    That takes a number a matrix, which stays on its device.
+    That takes a number a matrix, which stays on its device. Raises ValueError for a ``limit`` below 1.
 
     Chen et al., "Fira: can we achieve full-rank training of LLMs under low-rank constraint?", 2024.
     """
 
     limit: float = 1.01
+
+    def __post_init__(self) -> None:
+        options.check_at_least("Fira", "limit", self.limit, 1)  # less would shrink the term away
 
     def initial(self, matrix: Tensor) -> State:
         return {**super().initial(matrix), "residual_norm": matrix.new_full((1,), math.inf)}  # the first has no limit

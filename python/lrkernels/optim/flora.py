@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 import lrkernels.ops as ops
+from lrkernels.optim import options
 from lrkernels.optim.basis import Basis, State
+from lrkernels.reference.sketch import SKETCH_KINDS
+
+_RANDOM = tuple(kind for kind in SKETCH_KINDS if kind != "dct")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Flora(Basis):
     A new sketch takes the first moment along as Ω_newᵀ·Ω_old·M (the paper's). Of the second each new coordinate is a
     random mixture of all rows alike, so its expectation is the mean over the old coordinates.
 
+    ``kind``: of ``lrkernels.sketch``, any but ``"dct"``, which no seed changes.
+
     Hao, Cao and Mou, "Flora: low-rank adapters are secretly gradient compressors", ICML 2024.
     """
 
@@ -28,6 +34,10 @@ class Flora(Basis):
     kind: str = "rademacher"
     seed: int = 0
     reads_gradient = False
+
+    def __post_init__(self) -> None:
+        options.check_choice("Flora", "kind", self.kind, _RANDOM)
+        options.check_count("Flora", "seed", self.seed, least=0)
 
     def project(self, state: State, g: Tensor) -> Tensor:
         return self._by_seed(state, g, partial(ops.sketch, size=self.size(g.shape[-2])))

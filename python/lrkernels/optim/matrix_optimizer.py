@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,72 +14,8 @@ from lrkernels.ops._lowrank_checks import KERNEL_DTYPES
 from lrkernels.optim import options as checks
 from lrkernels.optim import rules
 from lrkernels.optim.naming import role_of_name
-from lrkernels.optim.sharding import Layout, Whole, layout_of, local
-
-# On the CPU whatever the device: the host reads them, without waiting for anything.
-HOST_STATE = ("step", "refreshed")
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-class Factors(NamedTuple):
-    """A direction left·right: ``[count, rows, rank]``, ``[count, rank, cols]``."""
-
-    left: Tensor
-    right: Tensor
-
-
-@dataclass
-class Stack:
-    """Parameters that take a step together."""
-
-    step: int  # how many they have taken
-    layout: Layout | None  # of matrices
-    parameters: list[Tensor] = field(default_factory=list)
-    states: list[dict[str, Tensor]] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)  # theirs in the group
-
-    def gradients(self, maximize: bool) -> list[Tensor]:
-        """What this process holds of them, in float32 or wider."""
-        found = [local(p.grad).to(_wide(p.dtype)) for p in self.parameters]
-        return list(torch._foreach_neg(found)) if maximize else found
-
-    def local_state(self, name: str) -> list[Tensor]:
-        return [local(state[name]) for state in self.states]
-
-    def count(self) -> None:
-        for state in self.states:
-            state["step"] += 1
-
-    def move(self, directions: list[Tensor], lr: float | Tensor, weight_decay: float, scale: float = 1.0) -> None:
-        """W ← (1 − lr·weight_decay)·W − lr·scale·direction."""
-        parameters = [local(p) for p in self.parameters]
-        if isinstance(lr, Tensor):
-            lr = lr.reshape(())
-            torch._foreach_mul_(directions, lr)
-            factor = scale
-        else:
-            factor = lr * scale
-        if weight_decay:
-            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_sub_(parameters, directions, alpha=factor)
-
-    def move_by_factors(self, direction: Factors, lr: float | Tensor, weight_decay: float, scale: float) -> None:
-        """The same for left·right, which is added as it is multiplied out and never formed."""
-        left, right = direction
-        keep = 1.0
-        if isinstance(lr, Tensor):
-            lr = lr.reshape(())
-            left = left * lr
-            if weight_decay:
-                torch._foreach_mul_(self.parameters, 1 - lr * weight_decay)
-            factor = scale
-        else:
-            keep, factor = 1 - lr * weight_decay, lr * scale
-        for parameter, *factors in zip(self.parameters, left.unbind(), right.unbind(), strict=True):
-            parameter.addmm_(*factors, beta=keep, alpha=-factor)
+from lrkernels.optim.sharding import Whole, is_sharded, layout_of
+from lrkernels.optim.stacks import HOST_STATE, Factors, Stack, wide
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -170,6 +105,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
             except ValueError as error:
                 raise ValueError(f"{optimizer}: params has {shown}; {error}") from None
 
+    def check_saved_options(self, number: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
+        """Raises ValueError where a checkpoint's group of that number has options that the state here is not for."""
+
     # --- the step ---
 
     @torch.no_grad()
@@ -178,6 +116,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_gradients()
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
                 self._adamw_steps(group)
@@ -187,16 +126,29 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     self._matrix_step(stack, group)
         return loss
 
+    def moments(self, parameter: Tensor) -> list[Tensor]:
+        """The averages of the parameter's gradients or of their squares that its state has, entry by entry or in a
+        basis: what a method that restarts a parameter, such as ReLoRA, has to forget of them."""
+        state = self.state.get(parameter, {})
+        return [state[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in state]
+
+    def _check_gradients(self) -> None:
+        """Of all groups before any parameter moves."""
+        for group in self.param_groups:
+            for parameter, name in itertools.zip_longest(group["params"], group.get("param_names", ())):
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    shown = f"{name or 'a parameter'}, of shape {tuple(parameter.shape)}"
+                    raise ValueError(f"{type(self).__name__}: params has {shown}, with a sparse gradient")
+
     def _stacks(self, group: dict[str, Any]) -> list[Stack]:
         """The parameters that have a gradient, and together those that have taken as many steps; matrices of one shape
-        and placement."""
-        stacks: dict[tuple, Stack] = {}
+        and placement; no more bytes than ``STACK_BYTES``."""
+        stacks: list[Stack] = []
+        open_stacks: dict[tuple, Stack] = {}
         matrices = group["algorithm"] == "matrix"
         for position, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
-            if parameter.grad.is_sparse:
-                raise ValueError(f"{type(self).__name__}: params has a parameter with a sparse gradient")
             state = self.state[parameter]
             if not state:
                 state.update((self._matrix_state if matrices else self._adamw_state)(parameter, group))
@@ -205,14 +157,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
             key = (parameter.dtype, parameter.device, step)
             if layout is not None:
                 key = (*key, tuple(parameter.shape), layout.key)
-            stack = stacks.setdefault(key, Stack(step, layout))
-            stack.parameters.append(parameter)
-            stack.states.append(state)
-            stack.positions.append(position)
-        return list(stacks.values())
+            if key not in open_stacks or not open_stacks[key].has_room_for(parameter):
+                open_stacks[key] = Stack(step, layout)
+                stacks.append(open_stacks[key])
+            open_stacks[key].add(parameter, state, position)
+        return stacks
 
     def _adamw_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        dtype = _wide(parameter.dtype)
+        dtype = wide(parameter.dtype)
         return {
             "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(parameter, dtype=dtype),
@@ -230,7 +182,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _matrix_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         layout = layout_of(parameter)
-        matrix = torch.empty(parameter.shape, dtype=_wide(parameter.dtype), device=parameter.device)
+        matrix = torch.empty(parameter.shape, dtype=wide(parameter.dtype), device=parameter.device)
         state = self.initial_state(matrix, group)
         placed = {name: value if name in HOST_STATE else layout.place(value) for name, value in state.items()}
         return {"step": torch.zeros((), dtype=torch.float32), **placed} if self.counts_steps else placed
@@ -253,11 +205,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if name not in HOST_STATE:
                 layout.write([each[name] for each in stack.states], state[name])
         options = group["lr"], group["weight_decay"], self.scale(rows, cols, group)
-        if isinstance(whole, Factors) and isinstance(layout, Whole) and whole.left.dtype == stack.parameters[0].dtype:
+        if (
+            isinstance(whole, Factors)
+            and isinstance(layout, Whole)
+            and whole.left[0].dtype == stack.parameters[0].dtype
+        ):
             stack.move_by_factors(whole, *options)
         else:
             if isinstance(whole, Factors):
-                whole = whole.left @ whole.right
+                whole = whole.product()
             stack.move(layout.scatter(whole, rows, count), *options)
         self.finish(stack, group)
         if self.counts_steps:
@@ -266,20 +222,81 @@ class MatrixOptimizer(torch.optim.Optimizer):
     # --- checkpoints ---
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """torch's, but the state keeps the dtypes that it was saved with: torch casts it to those of the parameters,
-        which would make indices floating-point numbers and cost moments of bfloat16 parameters most of their bits."""
+        """torch's, but for two things. What another optimizer, other options or other shapes made raises ValueError,
+        which names the difference, before anything is loaded. And the state keeps the dtypes that it was saved with:
+        torch casts it to those of the parameters, which would make indices floating-point numbers and cost moments of
+        bfloat16 parameters most of their bits."""
         loaded: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.update(given))
+
+        def look(_, given: dict[str, Any]) -> None:  # after the hooks of those who rewrite it
+            self._check_saved(given)
+            loaded.update(given)
+
+        handle = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        numbers = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        for number, parameter in zip(numbers, parameters, strict=True):
-            for name, value in loaded["state"].get(number, {}).items():
+        for parameter, saved in self._saved_states(loaded):
+            for name, value in saved.items():
                 device = torch.device("cpu") if name in HOST_STATE else parameter.device
                 self.state[parameter][name] = value.to(device)
+
+    def _saved_states(self, state_dict: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        numbers = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        return ((p, state_dict["state"].get(number, {})) for number, p in zip(numbers, parameters, strict=True))
+
+    def _check_saved(self, state_dict: dict[str, Any]) -> None:
+        name, groups = type(self).__name__, state_dict["param_groups"]
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
+            return  # torch says so
+        for number, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
+            # torch adds `differentiable` to the defaults of an optimizer that was loaded, not to its groups.
+            if missing := sorted(self.defaults.keys() - saved.keys() - {"differentiable"}):
+                raise ValueError(
+                    f"{name}: state_dict's group {number} has no {', '.join(missing)}: another optimizer made it"
+                )
+            if saved["algorithm"] != group["algorithm"]:
+                raise ValueError(
+                    f"{name}: state_dict's group {number} is of algorithm {saved['algorithm']!r}, expected "
+                    f"{group['algorithm']!r}"
+                )
+            self.check_saved_options(number, saved, group)
+        owners = {p: (group, i) for group in self.param_groups for i, p in enumerate(group["params"])}
+        for parameter, saved in self._saved_states(state_dict):
+            if saved:
+                group, position = owners[parameter]
+                shown = group["param_names"][position] if "param_names" in group else "a parameter"
+                shown = f"{name}: state_dict has for {shown}, of shape {tuple(parameter.shape)},"
+                self._check_saved_state(shown, saved, parameter, group)
+
+    def _check_saved_state(self, shown: str, saved: dict[str, Any], parameter: Tensor, group: dict[str, Any]) -> None:
+        expected = self._expected_state(parameter, group)
+        if saved.keys() != expected.keys():
+            raise ValueError(f"{shown} {', '.join(sorted(saved))}, expected {', '.join(sorted(expected))}")
+        for entry, value in saved.items():
+            wanted = expected[entry]
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{shown} {entry} of type {type(value).__name__}, expected a tensor")
+            if value.shape != wanted.shape:
+                raise ValueError(f"{shown} {entry} of shape {tuple(value.shape)}, expected {tuple(wanted.shape)}")
+            if value.is_floating_point() != wanted.is_floating_point():
+                raise ValueError(f"{shown} {entry} of {value.dtype}, expected {wanted.dtype}")
+            sharded = is_sharded(parameter) and entry not in HOST_STATE
+            if is_sharded(value) != sharded or (sharded and value.placements != parameter.placements):
+                placed = [
+                    value.placements if is_sharded(value) else "whole",
+                    parameter.placements if sharded else "whole",
+                ]
+                raise ValueError(f"{shown} {entry} placed as {placed[0]}, expected {placed[1]}")
+
+    def _expected_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """What a state looks like, without a byte of it."""
+        matrix = torch.empty(parameter.shape, dtype=wide(parameter.dtype), device="meta")
+        if group["algorithm"] == "adamw":
+            return self._adamw_state(matrix, group)
+        return {**self.initial_state(matrix, group), **({"step": torch.zeros(())} if self.counts_steps else {})}
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager:

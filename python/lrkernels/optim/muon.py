@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-import lrkernels.ops as ops
 from lrkernels.optim import options
-from lrkernels.optim.coefficients import QUINTIC, check_coefficients, flat
-from lrkernels.optim.matrix_optimizer import MatrixOptimizer, Stack
-
-SCALINGS = ("match_rms_adamw", "original", "none")
+from lrkernels.optim.coefficients import QUINTIC
+from lrkernels.optim.newton_schulz import NewtonSchulzOptimizer
 
 
-def step_scale(scaling: str, rows: int, cols: int) -> float:
-    """What an orthogonal direction is multiplied by."""
-    if scaling == "match_rms_adamw":
-        return 0.2 * max(rows, cols) ** 0.5
-    return max(1.0, rows / cols) ** 0.5 if scaling == "original" else 1.0
-
-
-class Muon(MatrixOptimizer):
+class Muon(NewtonSchulzOptimizer):
     """M ← μM + (1 − μ)G, W ← (1 − ηλ)W − ηs·NS((1 − μ)G + μM): Newton–Schulz of all matrices of a shape at once.
 
     Args:
@@ -49,8 +38,6 @@ class Muon(MatrixOptimizer):
     scalable for LLM training", 2025 (``match_rms_adamw``).
     """
 
-    elementwise_state = ("momentum_buffer",)
-
     def __init__(
         self,
         params: Iterable,
@@ -66,36 +53,7 @@ class Muon(MatrixOptimizer):
         eps: float = 1e-8,
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-                "coefficients": coefficients,
-                "steps": steps,
-                "scaling": scaling,
-                "betas": betas,
-                "eps": eps,
-                "maximize": maximize,
-            },
-        )
-
-    def check_options(self, group: dict[str, Any]) -> None:
-        name = type(self).__name__
-        options.check_share(name, "momentum", group["momentum"])
-        options.check_count(name, "steps", group["steps"])
-        check_coefficients(name, group["coefficients"], group["steps"])
-        options.check_choice(name, "scaling", group["scaling"], SCALINGS)
-
-    def initial_state(self, matrix: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"momentum_buffer": torch.zeros_like(matrix)}
-
-    def accumulate(self, gradients: list[Tensor], stack: Stack, group: dict[str, Any]) -> list[Tensor]:
-        buffers, momentum = stack.local_state("momentum_buffer"), group["momentum"]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        return torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
+        super().__init__(params, options.given(locals()))
 
     def direction(
         self,
@@ -106,9 +64,3 @@ class Muon(MatrixOptimizer):
         positions: list[int],
     ) -> Tensor:
         return self.orthogonal(gradients, group)
-
-    def scale(self, rows: int, cols: int, group: dict[str, Any]) -> float:
-        return step_scale(group["scaling"], rows, cols)
-
-    def orthogonal(self, momentum: list[Tensor], group: dict[str, Any]) -> Tensor:
-        return ops.polar(torch.stack(momentum), steps=group["steps"], coefficients=flat(group["coefficients"]))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lrkernels.optim import options
 from lrkernels.optim.coefficients import QUINTIC
-from lrkernels.optim.muon import Muon
+from lrkernels.optim.newton_schulz import NewtonSchulzOptimizer
 
 
-class NorMuon(Muon):
+class NorMuon(NewtonSchulzOptimizer):
     """O = NS(momentum), v ← β₂v + (1 − β₂)·mean over columns of O², Ô = O / (√v + ε), W ← (1 − ηλ)W − ηs·Ô/‖Ô‖_F.
 
     Muon's options, and
@@ -47,23 +47,7 @@ class NorMuon(Muon):
         eps: float = 1e-8,
         maximize: bool = False,
     ) -> None:
-        super(Muon, self).__init__(  # Muon's own would not know beta2 and norm_eps
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "beta2": beta2,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-                "coefficients": coefficients,
-                "steps": steps,
-                "scaling": scaling,
-                "norm_eps": norm_eps,
-                "betas": betas,
-                "eps": eps,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, options.given(locals()))
 
     def check_options(self, group: dict[str, Any]) -> None:
         super().check_options(group)

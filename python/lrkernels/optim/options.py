@@ -1,4 +1,4 @@
-"""Checks of optimizer options, so that every optimizer refuses the same things in the same words."""
+"""Options of optimizers: collected, and checked so that every optimizer refuses the same things in the same words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from numbers import Real
 from typing import Any
 
 from torch import Tensor
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A group's options, of the ``locals()`` with which a constructor begins: its signature is where they stand."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 def check_number(optimizer: str, option: str, value: Any) -> None:

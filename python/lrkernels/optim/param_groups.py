@@ -12,7 +12,7 @@ from lrkernels.optim.naming import role_of_name
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_GROUPS = ("matrices", "embeddings and heads", "others")
+_GROUPS = ("matrices", "embeddings and heads", "other weights", "others")
 
 
 class ParamGroups(list):
@@ -51,13 +51,19 @@ def param_groups(
 
     Of the parameters that train, each once however many names it has, in this order:
 
-    1. no matrix (biases, norms, scalars, convolutions), or one of a norm, or of one row or column: ``others``,
-       without weight decay;
-    2. a matrix that any of its names gives to an ``nn.Embedding`` or ``nn.EmbeddingBag``, to what the model's
-       ``get_input_embeddings()`` or ``get_output_embeddings()`` returns, or that is called like one (``wte``,
-       ``pos_embed``, ``lm_head``, ``classifier``, ...), so a head tied to an embedding too: ``embeddings and heads``;
-    3. a matrix one of whose names contains a word of ``exclude``: ``embeddings and heads``;
-    4. any other: ``matrices``.
+    1. a vector (biases, norms, scalars, matrices of one row or column), a matrix of a norm, or coordinates of a
+       rotation or of a band (``skew``, ``angles``, ``bands``, ``rotation.vectors``), whose rows are no directions:
+       ``others``, without weight decay;
+    2. what any of its names gives to an ``nn.Embedding`` or ``nn.EmbeddingBag``, to what a ``get_input_embeddings()``
+       or ``get_output_embeddings()`` of the model or of a part of it returns, or that is called like one (``wte``,
+       ``pos_embed``, ``lm_head``, ``classifier``, ``classifier.2``, ...), so a head tied to an embedding too:
+       ``embeddings and heads``;
+    3. what has three dimensions or more (convolutions, stacks of experts): ``other weights``, with weight decay;
+    4. a matrix one of whose names contains a word of ``exclude``: ``embeddings and heads``;
+    5. any other: ``matrices``.
+
+    Names are read without what DistributedDataParallel, ``torch.compile``, FSDP, activation checkpoints,
+    parametrizations and PEFT's ``modules_to_save`` put into them.
 
     Args:
         adamw: ``lr``, ``betas``, ``eps``, ``weight_decay`` of the AdamW groups, where not the optimizer's.
@@ -90,6 +96,7 @@ def param_groups(
         [
             {"params": found["matrices"], "algorithm": "matrix"},
             {"params": found["embeddings and heads"], **options},
+            {"params": found["other weights"], **options},
             {"params": found["others"], **options, "weight_decay": 0.0},
         ],
         decisions,
@@ -115,36 +122,47 @@ def _owners(model: nn.Module) -> dict[Tensor, list[nn.Module]]:
     return owners
 
 
-def _ends(model: nn.Module) -> dict[str, nn.Module]:
-    """What a transformers model says are its embeddings."""
-    ends = {}
-    for role, method in (("an embedding", "get_input_embeddings"), ("a head", "get_output_embeddings")):
-        try:
-            module = getattr(model, method, lambda: None)()
-        except NotImplementedError:  # of a model without any
-            module = None
-        if isinstance(module, nn.Module):
-            ends[role] = module
+def _ends(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What transformers models, this one or parts of it, say are their embeddings."""
+    ends = []
+    for part in model.modules():
+        for role, method in (("an embedding", "get_input_embeddings"), ("a head", "get_output_embeddings")):
+            try:
+                module = getattr(part, method, lambda: None)()
+            except (NotImplementedError, AttributeError):  # of a model without any
+                continue
+            if isinstance(module, nn.Module):
+                ends.append((role, module))
     return ends
 
 
 def _decide(
-    parameter: Tensor, names: list[str], owners: list[nn.Module], ends: dict[str, nn.Module], exclude: Sequence[str]
+    parameter: Tensor,
+    names: list[str],
+    owners: list[nn.Module],
+    ends: list[tuple[str, nn.Module]],
+    exclude: Sequence[str],
 ) -> tuple[str, str]:
-    if parameter.dim() != 2:
-        return "others", f"has {parameter.dim()} dimension{'' if parameter.dim() == 1 else 's'}"
+    dimensions = f"has {parameter.dim()} dimension{'' if parameter.dim() == 1 else 's'}"
+    roles = [role for role in map(role_of_name, names) if role is not None]
+    if parameter.dim() < 2:
+        return "others", dimensions
     if any(isinstance(owner, _NORMS) for owner in owners):
         return "others", "of a norm"
-    if min(parameter.shape) < 2:
+    if parameter.numel() == max(parameter.shape) or not parameter.numel():
         return "others", "has one row or column" if parameter.numel() else "is empty"
+    if "coordinates" in roles:
+        return "others", "coordinates by name"
     tied = f", tied: {', '.join(names[1:])}" if len(names) > 1 else ""
     if any(isinstance(owner, _EMBEDDINGS) for owner in owners):
         return "embeddings and heads", f"an embedding{tied}"
-    for role, end in ends.items():
+    for role, end in ends:
         if any(owner is end for owner in owners):
             return "embeddings and heads", f"{role}{tied}"
-    for role in filter(None, map(role_of_name, names)):
+    for role in roles:
         return "embeddings and heads", f"{role} by name{tied}"
+    if parameter.dim() > 2:
+        return "other weights", dimensions
     for word in exclude:
         if any(word in name for name in names):
             return "embeddings and heads", f"excluded: {word!r}"

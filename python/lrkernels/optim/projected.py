@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lrkernels.optim import options, rules
 from lrkernels.optim.basis import Basis, MatrixBasis, State
-from lrkernels.optim.matrix_optimizer import Factors, MatrixOptimizer, Stack
+from lrkernels.optim.matrix_optimizer import MatrixOptimizer
+from lrkernels.optim.stacks import HOST_STATE, Factors, Stack
 
 # Names of the moments of an inner optimizer, and the power of R that they average.
 MOMENTS = {"adamw": {"exp_avg": 1, "exp_avg_sq": 2}, "sgd": {"momentum_buffer": 1}}
@@ -39,13 +40,14 @@ class ProjectedOptimizer(MatrixOptimizer):
         weight_decay: λ, decoupled, whatever ``inner`` is.
         maximize: go up.
 
-    All but ``params``, also ``inner``, are options of a group. When a basis changes, the moments are turned along
+    All but ``params``, also ``inner``, are options of a group; ``basis`` and ``inner`` of a group that is there cannot
+    be changed. When a basis changes, the moments are turned along
     (``Basis.rotate_state``). A gradient that is not finite leaves the basis as it is. State: the moments of R, the
     basis's tensors (``basis_*``), and two numbers on the CPU, ``step`` and ``refreshed``.
 
     Raises:
         ValueError, TypeError: an option out of range, a parameter that is no matrix or is named like an embedding, or
-            ``load_state_dict`` of a state that another basis made.
+            ``step`` where a group's ``basis`` or ``inner`` was changed.
     """
 
     counts_steps = True
@@ -67,24 +69,11 @@ class ProjectedOptimizer(MatrixOptimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
     ) -> None:
-        self._default_basis = basis
+        given = options.given(locals())
+        self._default_basis = given.pop("basis")
         self._bases: list[Basis] = []  # of the groups, which hold its repr: a checkpoint has no objects
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "inner": inner,
-                "scale": scale,
-                "refresh_every": refresh_every,
-                "stagger": stagger,
-                "betas": betas,
-                "eps": eps,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "weight_decay": weight_decay,
-                "maximize": maximize,
-            },
-        )
+        self._inners: list[str] = []
+        super().__init__(params, given)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         basis = param_group.get("basis", self._default_basis)
@@ -93,6 +82,7 @@ class ProjectedOptimizer(MatrixOptimizer):
         options.check_count("ProjectedOptimizer", "basis.rank", basis.rank)
         super().add_param_group({**param_group, "basis": repr(basis)})
         self._bases.append(basis)
+        self._inners.append(self.param_groups[-1]["inner"])
 
     def check_options(self, group: dict[str, Any]) -> None:
         name = "ProjectedOptimizer"
@@ -120,6 +110,7 @@ class ProjectedOptimizer(MatrixOptimizer):
 
     @torch.compiler.disable  # which step it is decides what runs
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        self._check_fixed()
         return super().step(closure)
 
     def direction(
@@ -132,26 +123,23 @@ class ProjectedOptimizer(MatrixOptimizer):
     ) -> Tensor | Factors:
         basis, tall = self._basis(group), gradients[0].shape[0] > gradients[0].shape[1]
         wide = [g.mT for g in gradients] if tall else gradients
-        rows = wide[0].shape[0]
-        own = {name.removeprefix("basis_"): torch.stack(state[name]) for name in state if name.startswith("basis_")}
-        own["refreshed"] = torch.stack(state["refreshed"])
-        due = self._due(group, step, positions)
-        if due:
-            own = self._refresh(basis, own, wide, due, state, group, step)
-        given = dict(own)
+        if due := self._due(group, step, positions):
+            self._refresh(basis, wide, due, state, group, step)
         if _by_matrix(basis, wide[0]):
-            left = basis.matrix(own, rows).to(wide[0].dtype)
-            r = [p.mT @ g for p, g in zip(left.unbind(), wide, strict=True)]
-            update = Factors(left, torch.stack(self._inner(r, state, group, step)))
+            rows, dtype = wide[0].shape[0], wide[0].dtype
+            left = [basis.matrix_as(_own(state, [i]), rows, dtype)[0] for i in range(len(wide))]
+            r = [p.mT @ g for p, g in zip(left, wide, strict=True)]
+            update = Factors(left, self._inner(r, state, group, step))
         else:
-            g = torch.stack(wide)
+            own, g = _own(state, range(len(wide))), torch.stack(wide)
+            given = dict(own)
             r = basis.project(own, g)
             update = basis.update(own, g, r, torch.stack(self._inner(list(r.unbind()), state, group, step)))
-        for name, stack in own.items():
-            if name != "refreshed" and (due or stack is not given[name]):
-                state[f"basis_{name}"] = list(stack.unbind())
+            for name, stack in own.items():
+                if stack is not given[name]:
+                    state[f"basis_{name}"] = list(stack.unbind())
         if isinstance(update, Factors):
-            return Factors(update.right.mT, update.left.mT) if tall else update
+            return update.transposed() if tall else update
         return update.mT if tall else update
 
     def _inner(self, r: list[Tensor], state: dict[str, list[Tensor]], group: dict[str, Any], step: int) -> list[Tensor]:
@@ -165,17 +153,14 @@ class ProjectedOptimizer(MatrixOptimizer):
     def _refresh(
         self,
         basis: Basis,
-        own: State,
         gradients: list[Tensor],
         due: list[int],
         state: dict[str, list[Tensor]],
         group: dict[str, Any],
         step: int,
-    ) -> State:
-        """The stack's bases with those of ``due`` chosen anew, and their moments turned along."""
-        all_due = len(due) == len(gradients)
-        old = own if all_due else {name: _some(stack, due) for name, stack in own.items()}
-        seen = _some(gradients, due)
+    ) -> None:
+        """Chooses the bases of ``due`` anew and turns their moments along."""
+        old, seen = _own(state, due), torch.stack([gradients[i] for i in due])
         new = basis.refresh(old, seen, step)
         if basis.reads_gradient:
             finite = seen.isfinite().flatten(1).all(1)
@@ -186,23 +171,35 @@ class ProjectedOptimizer(MatrixOptimizer):
                 moments = [state[name][i] for i in due]
                 turned = basis.rotate_state(old, new, torch.stack(moments), power, seen.shape[-2])
                 torch._foreach_copy_(moments, list(turned.unbind()))
-        return new if all_due else {name: _replaced(stack, due, new[name]) for name, stack in own.items()}
+        for name, stack in new.items():
+            key = name if name in HOST_STATE else f"basis_{name}"
+            for i, tensor in zip(due, stack.unbind(), strict=True):
+                state[key][i] = tensor
 
     def finish(self, stack: Stack, group: dict[str, Any]) -> None:
         for i in self._due(group, stack.step, stack.positions):
             stack.states[i]["refreshed"].fill_(stack.step)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            if saved.get("basis") != group["basis"] or saved.get("inner") != group["inner"]:
-                raise ValueError(
-                    f"ProjectedOptimizer: state_dict is of {saved.get('inner')!r} in {saved.get('basis')}, expected "
-                    f"{group['inner']!r} in {group['basis']}"
-                )
-        super().load_state_dict(state_dict)
+    def check_saved_options(self, number: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
+        if saved.get("basis") != group["basis"] or saved["inner"] != group["inner"]:
+            raise ValueError(
+                f"ProjectedOptimizer: state_dict's group {number} is of {saved['inner']!r} in {saved.get('basis')}, "
+                f"expected {group['inner']!r} in {group['basis']}"
+            )
+
+    def _check_fixed(self) -> None:
+        """The state is made for them, so that another value would be an error later on, or nothing."""
+        for number, (group, basis, inner) in enumerate(zip(self.param_groups, self._bases, self._inners, strict=True)):
+            for option, kept in (("basis", repr(basis)), ("inner", inner)):
+                if group[option] != kept:
+                    raise ValueError(
+                        f"ProjectedOptimizer: param_groups[{number}][{option!r}] is {group[option]!r}, but the group "
+                        f"was made with {kept!r}, and so was its state: make another optimizer"
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_default_basis": self._default_basis, "_bases": self._bases}
+        own = {name: getattr(self, name) for name in ("_default_basis", "_bases", "_inners")}
+        return {**super().__getstate__(), **own}
 
 
 def _column(flags: Tensor, stack: Tensor) -> Tensor:
@@ -215,13 +212,9 @@ def _by_matrix(basis: Basis, g: Tensor) -> bool:
     return usual and g.device.type == "cpu"
 
 
-def _some(stack: Tensor | list[Tensor], chosen: list[int]) -> Tensor:
-    """Without a tensor of indices, which a device would have to be waited for."""
-    return torch.stack([stack[i] for i in chosen])
-
-
-def _replaced(stack: Tensor, chosen: list[int], by: Tensor) -> Tensor:
-    parts = list(stack.unbind())
-    for i, part in zip(chosen, by.unbind(), strict=True):
-        parts[i] = part
-    return torch.stack(parts)
+def _own(state: dict[str, list[Tensor]], chosen: Sequence[int]) -> State:
+    """What the basis knows of these matrices; of one it is no copy."""
+    names = {name: name.removeprefix("basis_") for name in state if name.startswith("basis_") or name == "refreshed"}
+    if len(chosen) == 1:
+        return {own: state[name][chosen[0]].unsqueeze(0) for name, own in names.items()}
+    return {own: torch.stack([state[name][i] for i in chosen]) for name, own in names.items()}

@@ -26,6 +26,7 @@ class Whole:
     """Every process has every matrix, also under DDP, where each takes the same step."""
 
     key = ()
+    processes = 1
 
     def place(self, matrix: Tensor) -> Tensor:
         """A state tensor, made whole on every process, as it is kept."""
