@@ -11,6 +11,9 @@ from torch import nn
 
 from lrkernels.adapters import (
     SVFT,
+    AdaLoRA,
+    DoRA,
+    DyLoRA,
     LoRA,
     LoRAFA,
     LoRAXS,
@@ -115,6 +118,42 @@ def test_eva_hands_ranks_to_the_directions_that_explain_most(rslora):
         assert adapter.down.requires_grad and adapter.up.requires_grad
     model(x).sum().backward()
     assert all(layer.adapter.up.grad.any() for layer in adapted_layers(model))
+
+
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+@pytest.mark.parametrize("adapter_class", [LoRA, LoRAFA, DoRA, DyLoRA])
+def test_a_layer_under_eva_begins_as_its_base_and_can_train(adapter_class, rho):
+    model, batches = adapted(adapter_class, r=3, alpha=6.0).eval(), data()
+    with torch.no_grad():
+        model[0].base_layer.weight.copy_(torch.randn(HIDDEN, 1) @ torch.randn(1, IN))  # so that ranks move
+        model[0].base_layer.bias.zero_()
+        for layer in adapted_layers(model):  # whatever was trained before
+            for parameter in layer.adapter.parameters():
+                parameter.normal_()
+    x = torch.cat(batches)
+    h = torch.tanh(model[0].base_layer(x))
+    ranks = eva_(model, batches, rho=rho)
+    assert (ranks["0"] > 3) == (rho == 2.0)
+    torch.testing.assert_close(model(x), model[2].base_layer(h))
+    model(x).square().sum().backward()
+    for layer in adapted_layers(model):
+        adapter = layer.adapter
+        assert adapter.up.grad.norm(dim=0).gt(0).all() and adapter.up.shape[1] == adapter.r == len(adapter.down)
+        with torch.no_grad():
+            adapter.up.normal_()
+    with torch.no_grad():  # and every row of down, and the scale of before, are in what it adds
+        delta = model[0].adapter.factors()
+    torch.testing.assert_close(delta.scale * delta.up @ delta.down, 2.0 * model[0].adapter.up @ model[0].adapter.down)
+
+
+@pytest.mark.parametrize("adapter_class", [OffsetLoRA, PiSSA, AdaLoRA])
+def test_eva_refuses_adapters_that_start_as_they_must(adapter_class):
+    model, batches = adapted(adapter_class, r=3), data()
+    state, before = {k: v.clone() for k, v in model.state_dict().items()}, model(batches[0])
+    with pytest.raises(ValueError, match=f"eva_: the adapter of '0' is a {adapter_class.__name__}, which cannot start"):
+        eva_(model, batches, rho=2.0)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(model(batches[0]), before)
 
 
 def test_eva_refuses():
