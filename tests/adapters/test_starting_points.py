@@ -133,7 +133,7 @@ def test_a_layer_under_eva_begins_as_its_base_and_can_train(adapter_class, rho):
     x = torch.cat(batches)
     h = torch.tanh(model[0].base_layer(x))
     ranks = eva_(model, batches, rho=rho)
-    assert (ranks["0"] > 3) == (rho == 2.0)
+    assert (ranks["0"] > 3) == (rho == 2.0), "the inputs are those that the base's layers see"
     torch.testing.assert_close(model(x), model[2].base_layer(h))
     model(x).square().sum().backward()
     for layer in adapted_layers(model):

@@ -51,7 +51,14 @@ def eva_(
                 f"eva_: the adapter of '{name}' is a {type(adapter).__name__}, which cannot start with up = 0 and any "
                 "down, expected a LoRA whose update is scale·up·down"
             )
-    statistics = input_statistics(model, batches, {name: layer for name, (layer, _) in adapters.items()}, run)
+    layers = {name: layer for name, (layer, _) in adapters.items()}
+    for layer in layers.values():
+        layer.disable()  # what later layers shall see is what the model puts out as it will start
+    try:
+        statistics = input_statistics(model, batches, layers, run)
+    finally:
+        for layer in layers.values():
+            layer.enable()
     directions, shares = {}, {}
     for name, (_, adapter) in adapters.items():
         moment = statistics[name].covariance if center else statistics[name].moment
