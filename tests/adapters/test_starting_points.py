@@ -73,6 +73,21 @@ def test_input_statistics_are_those_of_all_batches_together():
         input_statistics(model, [torch.full((2, IN), float("inf"))], {"first": model[0]})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_large_mean_leaves_the_covariance_its_digits(dtype):
+    """Mean 1e4, spread 1: E[x·xᵀ] − E[x]·E[x]ᵀ of float32 products has none."""
+    model = nn.Identity()
+    batches = [(torch.randn(rows, 6).double() + 1e4 + shift).to(dtype) for rows, shift in ((300, 0), (7, 3), (0, 0))]
+    batches += [torch.full((1, 6), 1e4, dtype=dtype), (1e4 + torch.randn(2, 50, 6)).to(dtype)]
+    found = input_statistics(model, batches, {"": model})[""]
+    x = torch.cat([batch.reshape(-1, 6) for batch in batches]).double().numpy()
+    assert found.count == len(x) == 408
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-14)
+    rounding = 1e-6 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(found.covariance, np.cov(x.T, bias=True), rtol=0, atol=rounding)
+    np.testing.assert_allclose(found.moment, x.T @ x / len(x), rtol=1e-12)
+
+
 # --- EVA ---
 
 
