@@ -1,6 +1,7 @@
 """compress with ranks by a number, a threshold, a budget or a switch: errors are tails of spectra, budgets hold."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -157,7 +158,58 @@ def test_the_switch_waits_until_stable_ranks_settle():
     untouched = {"a": nn.Linear(30, 20)}
     steady = StableRankSwitch(untouched, window=1)
     assert steady.observe() is None and steady.observe() == {"a": None}, "full rank is no smaller than the weight"
+    zeros = {"a": nn.Linear(30, 20), "head": nn.Linear(20, 5)}
+    nn.init.zeros_(zeros["head"].weight)
+    with pytest.raises(ValueError, match="StableRankSwitch: head start with a weight of zeros"):
+        StableRankSwitch(zeros)
+    with torch.no_grad():
+        untouched["a"].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="the weight of 'a' holds NaN or Inf"):
+        steady.observe()
     with pytest.raises(ValueError, match="there are no layers to watch"):
         StableRankSwitch({})
     with pytest.raises(ValueError, match="tolerance is 0.0"):
         StableRankSwitch(untouched, tolerance=0.0)
+
+
+def test_the_switch_estimates_ranks_of_flat_starts_without_bias():
+    """By NumPy's norms; a stable rank of the start that is 6 % high makes every rank after it as much too small."""
+    layer = nn.Linear(300, 400).double()
+    layer.weight.data = torch.from_numpy(np.random.default_rng(0).standard_normal((400, 300)))
+    start = values(layer.weight)
+    switch = StableRankSwitch({"": layer}, window=1)
+    layer.weight.data = falling(400, 300, 0.97, 0)
+    trained = values(layer.weight)
+    assert switch.observe() is None
+    share = (trained**2).sum() / trained[0] ** 2 / ((start**2).sum() / start[0] ** 2)
+    assert switch.observe() == {"": int(np.ceil(300 * share))}
+
+
+def test_a_resumed_switch_goes_on_where_it_was():
+    def watched():
+        return {"a": nn.Linear(30, 20).double()}
+
+    def train(layers, rate):
+        layers["a"].weight.data = falling(20, 30, rate, 0)
+
+    whole, before, after = watched(), watched(), watched()
+    for layers in (whole, before):
+        train(layers, 1.0)
+    train(after, 0.8)  # the layers as they are when the run resumes
+    switches = [StableRankSwitch(layers, window=2) for layers in (whole, before, after)]
+    for rate in (0.9, 0.8):
+        for layers, switch in ((whole, switches[0]), (before, switches[1])):
+            train(layers, rate)
+            switch.observe()
+    switches[2].load_state_dict(json.loads(json.dumps(switches[1].state_dict())))
+    answers = []
+    for rate in (0.8, 0.8):
+        for layers, switch in ((whole, switches[0]), (after, switches[2])):
+            train(layers, rate)
+            answers.append(switch.observe())
+    assert answers[:2] == [None, None] and answers[2] == answers[3] == {"a": 3}
+    with pytest.raises(ValueError, match="only one of the state and the switch has a, b"):
+        StableRankSwitch({"b": nn.Linear(3, 3)}).load_state_dict(switches[0].state_dict())
+    with torch.no_grad():
+        after["a"].weight.zero_()
+    assert [switches[2].observe() for _ in range(3)][2] == {"a": 1}, "a weight that vanished"
