@@ -171,12 +171,12 @@ def test_the_aspect_ratio_of_noise_shows_unless_it_is_fixed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.eye(3),), "a tail of 1 eigenvalues"),
-        ((torch.zeros(8, 8),), "above 0 fits nothing"),
+        ((torch.eye(3),), "a tail of 1 eigenvalues above 1 fits nothing"),
+        ((torch.zeros(8, 8),), "a tail of 4 eigenvalues above 0 fits nothing"),
         ((torch.ones(2, 3, 4),), r"weight has shape \(2, 3, 4\)"),
         ((torch.eye(8), True, 1.0), "share is 1.0"),
     ],
 )
 def test_heavy_tail_refuses(arguments, message):
-    with pytest.raises(ValueError, match=f"heavy_tail_exponent: .*{message}|{message}"):
+    with pytest.raises(ValueError, match=f"heavy_tail_exponent: .*{message}"):
         heavy_tail_exponent(*arguments)
