@@ -11,6 +11,9 @@ from torch import nn
 
 from lrkernels.adapters import (
     SVFT,
+    AdaLoRA,
+    DoRA,
+    DyLoRA,
     LoRA,
     LoRAFA,
     LoRAXS,
@@ -70,6 +73,21 @@ def test_input_statistics_are_those_of_all_batches_together():
         input_statistics(model, [torch.full((2, IN), float("inf"))], {"first": model[0]})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_large_mean_leaves_the_covariance_its_digits(dtype):
+    """Mean 1e4, spread 1: E[x·xᵀ] − E[x]·E[x]ᵀ of float32 products has none."""
+    model = nn.Identity()
+    batches = [(torch.randn(rows, 6).double() + 1e4 + shift).to(dtype) for rows, shift in ((300, 0), (7, 3), (0, 0))]
+    batches += [torch.full((1, 6), 1e4, dtype=dtype), (1e4 + torch.randn(2, 50, 6)).to(dtype)]
+    found = input_statistics(model, batches, {"": model})[""]
+    x = torch.cat([batch.reshape(-1, 6) for batch in batches]).double().numpy()
+    assert found.count == len(x) == 408
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-14)
+    rounding = 1e-6 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(found.covariance, np.cov(x.T, bias=True), rtol=0, atol=rounding)
+    np.testing.assert_allclose(found.moment, x.T @ x / len(x), rtol=1e-12)
+
+
 # --- EVA ---
 
 
@@ -115,6 +133,42 @@ def test_eva_hands_ranks_to_the_directions_that_explain_most(rslora):
         assert adapter.down.requires_grad and adapter.up.requires_grad
     model(x).sum().backward()
     assert all(layer.adapter.up.grad.any() for layer in adapted_layers(model))
+
+
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+@pytest.mark.parametrize("adapter_class", [LoRA, LoRAFA, DoRA, DyLoRA])
+def test_a_layer_under_eva_begins_as_its_base_and_can_train(adapter_class, rho):
+    model, batches = adapted(adapter_class, r=3, alpha=6.0).eval(), data()
+    with torch.no_grad():
+        model[0].base_layer.weight.copy_(torch.randn(HIDDEN, 1) @ torch.randn(1, IN))  # so that ranks move
+        model[0].base_layer.bias.zero_()
+        for layer in adapted_layers(model):  # whatever was trained before
+            for parameter in layer.adapter.parameters():
+                parameter.normal_()
+    x = torch.cat(batches)
+    h = torch.tanh(model[0].base_layer(x))
+    ranks = eva_(model, batches, rho=rho)
+    assert (ranks["0"] > 3) == (rho == 2.0), "the inputs are those that the base's layers see"
+    torch.testing.assert_close(model(x), model[2].base_layer(h))
+    model(x).square().sum().backward()
+    for layer in adapted_layers(model):
+        adapter = layer.adapter
+        assert adapter.up.grad.norm(dim=0).gt(0).all() and adapter.up.shape[1] == adapter.r == len(adapter.down)
+        with torch.no_grad():
+            adapter.up.normal_()
+    with torch.no_grad():  # and every row of down, and the scale of before, are in what it adds
+        delta = model[0].adapter.factors()
+    torch.testing.assert_close(delta.scale * delta.up @ delta.down, 2.0 * model[0].adapter.up @ model[0].adapter.down)
+
+
+@pytest.mark.parametrize("adapter_class", [OffsetLoRA, PiSSA, AdaLoRA])
+def test_eva_refuses_adapters_that_start_as_they_must(adapter_class):
+    model, batches = adapted(adapter_class, r=3), data()
+    state, before = {k: v.clone() for k, v in model.state_dict().items()}, model(batches[0])
+    with pytest.raises(ValueError, match=f"eva_: the adapter of '0' is a {adapter_class.__name__}, which cannot start"):
+        eva_(model, batches, rho=2.0)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(model(batches[0]), before)
 
 
 def test_eva_refuses():

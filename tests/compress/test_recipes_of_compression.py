@@ -147,6 +147,9 @@ def test_a_merged_adapter_is_stored_without_loss():
         weight_residuals({"extra": torch.ones(1)}, {}, 1)
     with pytest.raises(ValueError, match=r"w has shapes \(2,\) and \(3,\)"):
         weight_residuals({"w": torch.ones(2)}, {"w": torch.ones(3)}, 1)
+    for rank, error in ((0, ValueError), (-2, ValueError), (1.0, TypeError)):
+        with pytest.raises(error, match=f"weight_residuals: rank is {rank}, expected"):
+            weight_residuals({"w": torch.ones(4, 4)}, {"w": torch.zeros(4, 4)}, rank)
 
 
 def test_residuals_keep_dtypes_and_what_is_no_matrix():

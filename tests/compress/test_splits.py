@@ -35,6 +35,25 @@ def test_it_computes_its_equation_with_its_gradients(groups, bias):
     assert half.dtype == torch.bfloat16
 
 
+def test_float32_factors_keep_their_digits_beside_half_activations():
+    layer = SplitLowRankLinear(16, 4, 2, 1, bias=False)
+    with torch.no_grad():  # x·down = 8·2⁻¹⁰, which is lost where 1 + 2⁻⁹ is rounded to bfloat16
+        layer.down.copy_(torch.tensor([1 + 2.0**-9, -1.0]).repeat(4))
+        layer.up.fill_(1.0)
+    for dtype in (torch.bfloat16, torch.float16):
+        y = layer(torch.ones(3, 16, dtype=dtype))
+        assert y.dtype == dtype and (y == 2 * 4 * 2.0**-9).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (5, 6), (5, 2), (5, 13), ()], ids=str)
+def test_another_number_of_features_is_refused(shape):
+    layer = SplitLowRankLinear(12, 10, 6, 2)
+    with pytest.raises(ValueError, match=r"SplitLowRankLinear: x has shape .*, expected \(..., 12\)"):
+        layer(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"expected \(..., 2\)"):
+        SplitLowRankLinear(2, 10, 2, 1)(torch.randn(5, 4))
+
+
 def test_it_compiles_whole_and_takes_another_batch():
     layer, x = SplitLowRankLinear(12, 10, 3, 2), torch.randn(5, 12)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -58,6 +77,9 @@ def test_its_error_is_the_sum_of_the_groups_tails(groups):
     tails = [tail(columns, 3) ** 2 for columns in linear.weight.chunk(groups, 1)]
     np.testing.assert_allclose(difference.norm() ** 2, sum(tails), rtol=1e-9)
     assert torch.equal(layer.bias, linear.bias) and layer.bias is not linear.bias
+    dense = layer.to_linear()
+    torch.testing.assert_close(dense.weight, weight_of(layer))
+    assert type(dense) is nn.Linear and torch.equal(dense.bias, linear.bias)
     if groups == 1:
         whole = LowRankLinear.from_linear(linear, 3)
         torch.testing.assert_close(weight_of(layer), whole.up @ whole.down)

@@ -56,7 +56,7 @@ def test_ranks_are_what_numpy_says_and_in_order():
 def test_the_stable_rank_by_rsvd_is_close_and_from_above():
     large = torch.stack([gaussian(400, 300, seed) for seed in range(3)])
     exact, estimate = stable_rank(large), stable_rank(large, exact=False)
-    assert (estimate >= exact * (1 - 1e-12)).all() and (estimate <= 1.2 * exact).all()
+    assert (estimate >= exact * (1 - 1e-12)).all() and (estimate <= 1.01 * exact).all()
     decaying = with_spectrum(400, 300, 0.9 ** np.arange(300))
     np.testing.assert_allclose(stable_rank(decaying, exact=False), stable_rank(decaying), rtol=1e-4)
 
@@ -67,6 +67,10 @@ def test_the_numerical_rank_counts_to_a_limit_and_to_a_tolerance():
     assert numerical_rank(a.float()) == 10 and numerical_rank(a.float(), at_most=12) == 10
     assert numerical_rank(a, at_most=7) == 7
     assert numerical_rank(torch.zeros(3, 4)) == 0
+    exact = torch.outer(torch.arange(1.0, 9), torch.ones(200)) + torch.outer(torch.ones(8), torch.arange(200.0) % 7)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert numerical_rank(exact.to(dtype)) == numerical_rank(exact.to(dtype), at_most=5) == 2, "small integers"
+        assert numerical_rank(torch.eye(300).to(dtype)) == 300
     with pytest.raises(ValueError, match="numerical_rank: tolerance is -1"):
         numerical_rank(a, tolerance=-1)
     with pytest.raises(ValueError, match=r"stable_rank: a has shape \(3,\)"):
@@ -149,6 +153,11 @@ def test_hills_estimator_finds_the_exponent_of_a_power_law():
         assert heavy_tail_exponent(weight, share=0.2) == pytest.approx(exponent, rel=0.15)
 
 
+def test_equal_eigenvalues_have_a_tail_that_ends_at_once():
+    assert heavy_tail_exponent(torch.eye(8)) == heavy_tail_exponent(3 * torch.eye(8, 12), False) == float("inf")
+    assert heavy_tail_exponent(torch.linalg.qr(gaussian(16, 16))[0]) > 1e9
+
+
 def test_the_aspect_ratio_of_noise_shows_unless_it_is_fixed():
     square, long = gaussian(100, 100), gaussian(100, 800, 1)
     raw = [heavy_tail_exponent(w, fixed_aspect=False) for w in (square, long, long.T)]
@@ -162,12 +171,12 @@ def test_the_aspect_ratio_of_noise_shows_unless_it_is_fixed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.eye(3),), "a tail of 1 eigenvalues"),
-        ((torch.zeros(8, 8),), "above 0 fits nothing"),
+        ((torch.eye(3),), "a tail of 1 eigenvalues above 1 fits nothing"),
+        ((torch.zeros(8, 8),), "a tail of 4 eigenvalues above 0 fits nothing"),
         ((torch.ones(2, 3, 4),), r"weight has shape \(2, 3, 4\)"),
         ((torch.eye(8), True, 1.0), "share is 1.0"),
     ],
 )
 def test_heavy_tail_refuses(arguments, message):
-    with pytest.raises(ValueError, match=f"heavy_tail_exponent: .*{message}|{message}"):
+    with pytest.raises(ValueError, match=f"heavy_tail_exponent: .*{message}"):
         heavy_tail_exponent(*arguments)

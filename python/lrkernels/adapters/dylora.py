@@ -41,6 +41,10 @@ class DyLoRA(LoRA):
             raise ValueError(f"DyLoRA: rank is {rank}, expected at most r = {self.r}")
         self._rank = rank
 
+    def resize(self, r: int) -> None:
+        super().resize(r)
+        self.rank = r
+
     def factors(self) -> Factors:
         b = self.rank
         return Factors(self.down[:b], self.up[:, :b], scale=lora_scale(b, self.alpha, self.rslora))

@@ -33,16 +33,32 @@ def eva_(
     With ``rho`` above 1 the ranks are handed out anew: as many as there were altogether, to the directions that explain
     the largest share of their layer's energy, at least one and at most rho·r to a layer. The scale of a layer's update
     stays; its ``alpha`` follows r, and its factors are new parameters. Acts on the adapter that is set in each layer,
-    where that is a ``LoRA`` (``LoRAFA`` and other subclasses whose up starts at zero, too). Returns the ranks by layer.
+    where that is a ``LoRA``, or one of its kind whose update is scale·up·down and nothing else (``LoRAFA``, ``DoRA``,
+    ``DyLoRA``), reset first: whatever it was trained to, the layer begins as its base. Returns the ranks by layer.
 
-    Raises ValueError when the model has no such adapter or rho is below 1, and as ``input_statistics``.
+    Raises ValueError when the model has no such adapter, has one with another update (``OffsetLoRA`` and ``PiSSA``,
+    which take off what they start with, ``AdaLoRA``, whose gate starts at zero) or rho is below 1, and as
+    ``input_statistics``; the model is as it was then.
 
     Paischer et al., "One initialization to rule them all: fine-tuning via explained variance adaptation", 2024.
     """
     if not rho >= 1.0:
         raise ValueError(f"eva_: rho is {rho}, expected at least 1")
     adapters = {name: (layer, a) for name, layer, a in active_adapters("eva_", model, LoRA)}
-    statistics = input_statistics(model, batches, {name: layer for name, (layer, _) in adapters.items()}, run)
+    for name, (_, adapter) in adapters.items():
+        if not _is_up_down(adapter):
+            raise ValueError(
+                f"eva_: the adapter of '{name}' is a {type(adapter).__name__}, which cannot start with up = 0 and any "
+                "down, expected a LoRA whose update is scale·up·down"
+            )
+    layers = {name: layer for name, (layer, _) in adapters.items()}
+    for layer in layers.values():
+        layer.disable()  # what later layers shall see is what the model puts out as it will start
+    try:
+        statistics = input_statistics(model, batches, layers, run)
+    finally:
+        for layer in layers.values():
+            layer.enable()
     directions, shares = {}, {}
     for name, (_, adapter) in adapters.items():
         moment = statistics[name].covariance if center else statistics[name].moment
@@ -50,13 +66,21 @@ def eva_(
         _, values, directions[name] = truncated_svd("eva_", moment, most)
         shares[name] = values / moment.trace().clamp(min=torch.finfo(moment.dtype).tiny)
     ranks = _redistribute(shares, sum(adapter.r for _, adapter in adapters.values()))
-    for name, (_, adapter) in adapters.items():
+    for name, (layer, adapter) in adapters.items():
         if ranks[name] != adapter.r:
-            _resize(adapter, ranks[name])
+            adapter.resize(ranks[name])
+        adapter.reset_parameters(layer.base_layer)
         with torch.no_grad():
             adapter.down.copy_(directions[name][: adapter.r])
             adapter.up.zero_()
     return ranks
+
+
+def _is_up_down(adapter: LoRA) -> bool:
+    """Whether nothing but its own down and up, or leading parts of them, make the update."""
+    down, up, core, gate, _ = adapter.factors()
+    own = down.data_ptr() == adapter.down.data_ptr() and up.data_ptr() == adapter.up.data_ptr()
+    return own and core is None and gate is None
 
 
 def _redistribute(shares: dict[str, Tensor], budget: int) -> dict[str, int]:
@@ -66,12 +90,3 @@ def _redistribute(shares: dict[str, Tensor], budget: int) -> dict[str, int]:
     for _, _, name in sorted(others)[: budget - len(ranks)]:
         ranks[name] += 1
     return ranks
-
-
-def _resize(adapter: LoRA, r: int) -> None:
-    """Factors of another rank, not filled, and the alpha that leaves the scale."""
-    adapter.alpha *= (r / adapter.r) ** (0.5 if adapter.rslora else 1.0)
-    adapter.r = r
-    down, up = adapter.down, adapter.up
-    adapter.down = nn.Parameter(down.new_empty(r, adapter.in_features), requires_grad=down.requires_grad)
-    adapter.up = nn.Parameter(up.new_empty(adapter.out_features, r), requires_grad=up.requires_grad)

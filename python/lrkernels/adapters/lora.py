@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lrkernels.adapters.low_rank_adapter import Factors, LowRankAdapter
+from lrkernels.nn.arguments import check_rank
 from lrkernels.nn.lora_linear import reset_lora
 
 
@@ -26,6 +27,15 @@ class LoRA(LowRankAdapter):
 
     def reset_parameters(self, base_layer: nn.Linear) -> None:
         reset_lora(self.down, self.up)
+
+    def resize(self, r: int) -> None:
+        """Factors of another rank, new parameters that nothing fills yet, and the alpha that leaves the scale."""
+        check_rank(type(self).__name__, "r", r, self.in_features, self.out_features)
+        self.alpha *= (r / self.r) ** (0.5 if self.rslora else 1.0)
+        self.r = r
+        down, up = self.down, self.up
+        self.down = nn.Parameter(down.new_empty(r, self.in_features), requires_grad=down.requires_grad)
+        self.up = nn.Parameter(up.new_empty(self.out_features, r), requires_grad=up.requires_grad)
 
     def factors(self) -> Factors:
         return Factors(self.down, self.up, scale=self.scale)

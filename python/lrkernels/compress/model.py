@@ -36,31 +36,44 @@ def compress(
         print(compress(model, ranks, statistics=statistics))
 
     ``ranks`` is one for all, or a mapping of names as ``linear_layers`` gives them, in which None (or no entry) leaves
-    a layer as it is and (groups, rank) makes it a ``SplitLowRankLinear``. ``statistics`` of a ``LowRankLinear`` weigh
-    its approximation; with ``keep_mean`` they also correct its bias.
-    ``target_modules``, the report and what is refused are ``replace_linear``'s.
+    a layer as it is and (groups, rank) makes it a ``SplitLowRankLinear``. A layer whose factors would have more numbers
+    than its weight stays as it is too, and the report says so. ``statistics`` weigh the approximation of every layer;
+    with ``keep_mean`` they also correct its bias. ``target_modules``, the report and what is refused are
+    ``replace_linear``'s.
 
     Raises as ``replace_linear`` and ``from_linear``, with the model unchanged, and ValueError for a name in ``ranks``
-    that is no chosen layer.
+    that is no chosen layer, a name in ``statistics`` that is no module, or a layer to replace that they do not have.
     """
     if keep_mean and statistics is None:
         raise ValueError("compress: keep_mean is set, but there are no statistics, which have the means")
     layers = linear_layers(model, target_modules)
     if isinstance(ranks, Mapping) and (unknown := [name for name in ranks if name not in layers]):
         raise ValueError(f"compress: ranks names {', '.join(unknown[:5])}, expected some of {', '.join(layers)}")
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    if statistics is not None and (unknown := [name for name in statistics if name not in modules]):
+        raise ValueError(f"compress: statistics has {', '.join(unknown[:5])}, which the model has not")
     names = {id(layer): name for name, layer in layers.items()}
+    larger: dict[str, str] = {}
 
     def factory(linear: nn.Linear) -> nn.Module:
         name = names[id(linear)]
         rank = ranks.get(name) if isinstance(ranks, Mapping) else ranks
         if rank is None:
             return linear
-        if isinstance(rank, tuple):
-            return SplitLowRankLinear.from_linear(linear, *rank)
-        seen = None if statistics is None else statistics.get(name)
-        if seen is None:
-            return LowRankLinear.from_linear(linear, rank)
+        kind, sizes = (SplitLowRankLinear, rank) if isinstance(rank, tuple) else (LowRankLinear, (rank,))
+        empty = kind(linear.in_features, linear.out_features, *sizes, bias=False, device="meta")
+        numbers, dense = sum(p.numel() for p in empty.parameters()), linear.in_features * linear.out_features
+        if numbers > dense:
+            larger[name] = f"rank {rank} has {numbers:,} numbers, the weight {dense:,}"
+            return linear
+        if statistics is None:
+            return kind.from_linear(linear, *sizes)
+        if name not in statistics:
+            raise ValueError(f"compress: statistics has no {name!r}, which is to be replaced")
+        seen = statistics[name]
         mean = seen.mean if keep_mean else None
-        return LowRankLinear.from_linear(linear, rank, input_moment=seen.moment, input_mean=mean)
+        return kind.from_linear(linear, *sizes, input_moment=seen.moment, input_mean=mean)
 
-    return replace_linear(model, factory, target_modules=target_modules)
+    report = replace_linear(model, factory, target_modules=target_modules)
+    report.skipped.update(larger)
+    return report

@@ -19,12 +19,14 @@ def singular_values(
     """All singular values of every weight, descending, in float64; with statistics, of W·R with R·Rᵀ = E[x·xᵀ].
 
     The tail of the latter is the error of the outputs, so that layers can be compared by what they see. By LAPACK: a
-    threshold needs whole spectra.
+    threshold needs whole spectra. Raises ValueError where the statistics lack a layer.
     """
+    if statistics is not None and (missing := [name for name in layers if name not in statistics]):
+        raise ValueError(f"singular_values: statistics lacks {', '.join(missing[:5])}")
     found = {}
     for name, layer in layers.items():
         weight = layer.weight.to(torch.promote_types(layer.weight.dtype, torch.float32))
-        if statistics is not None and name in statistics:
+        if statistics is not None:
             weight = weight @ square_root(statistics[name].moment.to(weight.device)).to(weight)
         found[name] = torch.linalg.svdvals(weight).double()
     return found
@@ -33,7 +35,8 @@ def singular_values(
 def ranks_above(spectra: Mapping[str, Tensor], threshold: float) -> dict[str, int]:
     """The number of singular values of every layer that reach ``threshold`` times its largest, at least one.
 
-    One threshold for a whole model gives layers ranks by how fast their spectra fall (WeLore).
+    One threshold for a whole model gives layers ranks by how fast their spectra fall (WeLore). Where a spectrum falls
+    slowly, factors of the rank may have more numbers than the weight; ``compress`` leaves such a layer as it is.
 
     Jaiswal et al., "From GaLore to WeLore: how low-rank weights non-uniformly emerge from low-rank gradients", 2024.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lrkernels.nn.arguments import check_dense_weight, check_linear, check_rank
+from lrkernels.nn.arguments import check_dense_weight, check_linear, check_rank, check_size
 from lrkernels.nn.lora_linear import LoRALinear
 from lrkernels.nn.weighted_svd import check_moment, low_rank_factors
 
@@ -51,9 +51,11 @@ def weight_residuals(
     would not be smaller, are kept as they are in ``tuned``; equal ones are left out. Lossless to rounding where a
     difference has no more than that rank, as of a merged LoRA. Factors are in float32 or wider; round them as you like.
 
-    Raises ValueError where the two do not have the same names and shapes. Ryu, Seo and Yoo, "Efficient storage of
-    fine-tuned models via low-rank approximation of weight residuals", 2023.
+    Raises ValueError where the two do not have the same names and shapes, or the rank is below 1.
+
+    Ryu, Seo and Yoo, "Efficient storage of fine-tuned models via low-rank approximation of weight residuals", 2023.
     """
+    check_size("weight_residuals", "rank", rank)
     if set(tuned) != set(base):
         different = ", ".join(sorted(set(tuned) ^ set(base))[:5])
         raise ValueError(f"weight_residuals: only one of tuned and base has {different}")

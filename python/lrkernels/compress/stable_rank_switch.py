@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import nn
 
 from lrkernels.diagnostics.ranks import stable_rank
@@ -22,9 +24,14 @@ class StableRankSwitch:
 
     A layer's rank is estimated as its stable rank ‖W‖_F² / ‖W‖₂² in units of the one it started with, at which it
     counts as full: r = min(out, in)·stable rank / stable rank at the start. It has settled when, over the last
-    ``window`` observations, each changed by no more than ``tolerance`` of full rank. ‖W‖₂ is by rsvd.
+    ``window`` observations, each changed by no more than ``tolerance`` of full rank. ‖W‖₂ is LAPACK's: an estimate from
+    below is furthest off where a spectrum is flat, which is at the start, and every rank would be too small.
 
-    ``ranks`` rounded up, at least 1; None for a layer where factors of that rank would not be smaller.
+    ``ranks`` rounded up, at least 1 (a weight that became zero has 1); None for a layer where factors of that rank
+    would not be smaller. ``state_dict()`` and ``load_state_dict()`` serve a resumed run.
+
+    Raises ValueError without layers, for one whose weight is zero at the start, which has no stable rank to compare
+    with (leave it out), and when a weight holds NaN or Inf.
 
     Wang et al., "Cuttlefish: low-rank model training without all the tuning", MLSys 2023.
     """
@@ -37,6 +44,8 @@ class StableRankSwitch:
         self.layers = dict(layers)
         self.tolerance, self.window = tolerance, window
         self.start = self._stable_ranks()
+        if zeros := [name for name, value in self.start.items() if value == 0.0]:
+            raise ValueError(f"StableRankSwitch: {', '.join(zeros[:5])} start with a weight of zeros; leave them out")
         self.history: list[dict[str, float]] = []
 
     def observe(self) -> dict[str, int | None] | None:
@@ -51,8 +60,26 @@ class StableRankSwitch:
             return None
         return {name: _smaller_rank(self.layers[name], share) for name, share in shares.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": dict(self.start), "history": [dict(shares) for shares in self.history]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the state is that of other layers."""
+        if set(state["start"]) != set(self.layers):
+            different = ", ".join(sorted(set(state["start"]) ^ set(self.layers))[:5])
+            raise ValueError(f"StableRankSwitch.load_state_dict: only one of the state and the switch has {different}")
+        self.start = dict(state["start"])
+        self.history = [dict(shares) for shares in state["history"]]
+
     def _stable_ranks(self) -> dict[str, float]:
-        return {name: stable_rank(layer.weight.detach(), exact=False).item() for name, layer in self.layers.items()}
+        """0 for a weight of zeros, which stands for none at all."""
+        ranks = {}
+        for name, layer in self.layers.items():
+            weight = layer.weight.detach()
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"StableRankSwitch: the weight of {name!r} holds NaN or Inf")
+            ranks[name] = stable_rank(weight).item() if weight.any() else 0.0
+        return ranks
 
 
 def _smaller_rank(layer: nn.Linear, share: float) -> int | None:

@@ -20,7 +20,8 @@ def truncate_(layers: Mapping[str, nn.Linear], energy: float = 0.98) -> dict[str
                 ranks = truncate_(layers)
 
     The least rank that does; the weight stays dense and trains on, so that ranks that matter come back. The error is
-    the tail of the spectrum. At the end, ``compress(model, ranks)`` loses nothing. Returns the ranks.
+    the tail of the spectrum. At the end, ``compress(model, ranks)`` loses nothing; it leaves a layer as it is where
+    factors of its rank would have more numbers than the weight. Returns the ranks.
 
     Xu et al., "Trained rank pruning for efficient deep neural networks", 2019; "TRP", IJCAI 2020.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ def heavy_tail_exponent(weight: Tensor, fixed_aspect: bool = True, share: float 
     it has learned, so that α grows with the aspect ratio alone. With ``fixed_aspect`` they are therefore those of
     square blocks side by side (the last overlaps its neighbour where they do not fit), taken together: FARMS.
 
-    ``weight [out, in]``. Raises ValueError where the tail has fewer than two eigenvalues or none that are positive.
+    ``weight [out, in]``. Infinite where the eigenvalues of the tail are all equal, as those of an orthogonal matrix.
+    Raises ValueError where the tail has fewer than two eigenvalues or none that are positive.
 
     Hill, "A simple general approach to inference about the tail of a distribution", 1975; Hu et al., "Eigenspectrum
     analysis of neural networks without aspect ratio bias", ICML 2025; Martin and Mahoney, 2021.
@@ -38,7 +41,8 @@ def heavy_tail_exponent(weight: Tensor, fixed_aspect: bool = True, share: float 
             f"heavy_tail_exponent: a tail of {k} eigenvalues above {float(eigenvalues[min(k, len(eigenvalues) - 1)]):g}"
             " fits nothing, expected at least 2 above a positive one"
         )
-    return 1.0 + k / torch.log(eigenvalues[:k] / eigenvalues[k]).sum().item()
+    logarithms = torch.log(eigenvalues[:k] / eigenvalues[k]).sum().item()
+    return 1.0 + k / logarithms if logarithms > 0.0 else math.inf
 
 
 def _square_blocks(w: Tensor) -> Tensor:

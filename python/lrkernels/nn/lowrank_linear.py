@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from lrkernels.nn.arguments import check_dense_weight, check_dtype, check_linear, check_rank, check_size
-from lrkernels.nn.weighted_svd import balanced, check_moment, low_rank_factors
+from lrkernels.nn.factorized_linear import FactorizedLinear, check_statistics
+from lrkernels.nn.weighted_svd import balanced, low_rank_factors
 from lrkernels.ops import lowrank_linear
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(FactorizedLinear):
     """A linear layer whose weight is a product of two thin factors.
 
         y = x·downᵀ·upᵀ + bias,    that is, weight = up·down
@@ -47,34 +46,18 @@ class LowRankLinear(nn.Module):
         check_size("LowRankLinear", "out_features", out_features)
         check_rank("LowRankLinear", "rank", rank, in_features, out_features)
         check_dtype("LowRankLinear", dtype)
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.rank = rank
-        self.down = nn.Parameter(torch.empty((rank, in_features), device=device, dtype=dtype))
-        self.up = nn.Parameter(torch.empty((out_features, rank), device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw fresh factors and bias, as the class says; what ``to_empty()`` on a meta module needs next."""
-        down_bound = math.sqrt(3.0 / self.in_features)
-        up_bound = math.sqrt(1.0 / self.rank)
-        nn.init.uniform_(self.down, -down_bound, down_bound)
-        nn.init.uniform_(self.up, -up_bound, up_bound)
-        if self.bias is not None:
-            bias_bound = 1.0 / math.sqrt(self.in_features)
-            nn.init.uniform_(self.bias, -bias_bound, bias_bound)
+        super().__init__(
+            in_features, out_features, rank, (rank, in_features), (out_features, rank), bias, device, dtype
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return lowrank_linear(x, self.down, self.up, bias=self.bias)
 
+    @staticmethod
+    def product(down: Tensor, up: Tensor) -> Tensor:
+        return up @ down
+
     @classmethod
-    @torch.inference_mode(False)  # the factors shall be able to train, wherever they are made
-    @torch.no_grad()
     def from_linear(
         cls,
         linear: nn.Linear,
@@ -118,38 +101,13 @@ class LowRankLinear(nn.Module):
         check_linear(name, "linear", linear)
         check_dense_weight(name, "linear", linear)
         check_rank(name, "rank", rank, linear.in_features, linear.out_features)
-        for argument, moment, size, what in (
-            ("input_moment", input_moment, linear.in_features, "input"),
-            ("output_moment", output_moment, linear.out_features, "output"),
-        ):
-            if moment is not None:
-                check_moment(name, argument, moment, size, what)
-        if input_mean is not None and input_mean.shape != (linear.in_features,):
-            raise ValueError(
-                f"{name}: input_mean has shape {tuple(input_mean.shape)}, expected ({linear.in_features},)"
-            )
-        weight, bias = linear.weight, linear.bias
-        with_bias = bias is not None or input_mean is not None
-        layer = cls(linear.in_features, linear.out_features, rank, with_bias, "meta", weight.dtype)
-        layer.train(linear.training)
-        if weight.is_meta:
-            down, up = layer.down, layer.up
-        else:
-            moments = (None if m is None else m.to(weight.device) for m in (input_moment, output_moment))
-            input_moment, output_moment = moments
-            if input_mean is not None:
-                input_mean = input_mean.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-                input_moment = _about_the_mean(input_moment, input_mean)
-            up, down = low_rank_factors(name, weight, rank, input_moment, output_moment)
-            if input_mean is not None:
-                missing = weight.to(up) @ input_mean - up @ (down @ input_mean)
-                bias = (missing if bias is None else bias.to(up) + missing).to(weight.dtype)
-        layer.down = nn.Parameter(down.to(weight.dtype), requires_grad=weight.requires_grad)
-        layer.up = nn.Parameter(up.to(weight.dtype), requires_grad=weight.requires_grad)
-        if bias is not None:
-            trained = weight.requires_grad if linear.bias is None else linear.bias.requires_grad
-            layer.bias = nn.Parameter(bias.clone(), requires_grad=trained)
-        return layer
+        check_statistics(name, linear, input_moment, input_mean, output_moment)
+
+        def factors(weight: Tensor, input_moment: Tensor | None) -> tuple[Tensor, Tensor]:
+            on_outputs = None if output_moment is None else output_moment.to(weight.device)
+            return low_rank_factors(name, weight, rank, input_moment, on_outputs)
+
+        return cls._approximation(linear, (rank,), factors, input_moment, input_mean)
 
     @torch.no_grad()
     def balance_(self) -> None:
@@ -163,28 +121,6 @@ class LowRankLinear(nn.Module):
         self.up.copy_(up)
         self.down.copy_(down)
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def to_linear(self) -> nn.Linear:
-        """The ``nn.Linear`` with weight up·down, multiplied in float32 or wider and rounded once, and a copied bias."""
-        dtype = self.down.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta", dtype)
-        linear.weight = nn.Parameter((self.up.to(wide) @ self.down.to(wide)).to(dtype), self.down.requires_grad)
-        if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.clone(), self.bias.requires_grad)
-        return linear.train(self.training)
-
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
         return f"{sizes}, bias={self.bias is not None}"
-
-
-def _about_the_mean(moment: Tensor | None, mean: Tensor) -> Tensor | None:
-    """The covariance, of E[x·xᵀ] or of its diagonal; rounding must not make a variance negative."""
-    if moment is None:
-        return None
-    mean = mean.double()
-    if moment.dim() == 1:
-        return (moment.double() - mean.square()).clamp(min=0.0)
-    return moment.double() - torch.outer(mean, mean)
