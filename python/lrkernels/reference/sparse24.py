@@ -138,8 +138,8 @@ def sparse24_decompress(values: Tensor, bitmask: Tensor) -> Tensor:
 
 
 def sparse24_pack(values: Tensor, bitmask: Tensor, *, transposable: bool = False) -> Tensor:
-    """No layout of its own: the plain products read the portable format, here in one buffer."""
-    return torch.cat([values.contiguous().view(torch.uint8).flatten(), bitmask.flatten()])
+    """Empty: the plain products have no layout of their own, they read the portable format."""
+    return bitmask.new_empty(0)
 
 
 def _wide(*tensors: Tensor | None) -> torch.dtype:
@@ -170,11 +170,14 @@ def sparse24_linear(
     return _linear(x, sparse24_decompress(values, bitmask), down, up, bias, scale)
 
 
+def _straight_through(weight: Tensor, mask: Tensor) -> Tensor:
+    """What the mask keeps of weight, with the gradient of weight itself, as if nothing had been left out."""
+    through = torch.where(weight.isfinite(), weight - weight.detach(), 0)
+    return torch.where(mask, weight, 0).detach() + through
+
+
 def sparse24_linear_ste(x, weight, mask, down=None, up=None, bias=None, *, scale=1.0, transposable=False) -> Tensor:
-    """Its gradient goes straight through the mask: that of ``weight`` is dense, as if nothing had been left out."""
-    kept = torch.where(mask, weight, 0)
-    through = torch.where(weight.isfinite(), weight - weight.detach(), 0)  # zero, with weight's gradient
-    return _linear(x, kept.detach() + through, down, up, bias, scale)
+    return _linear(x, _straight_through(weight, mask), down, up, bias, scale)
 
 
 # Bit i of `needs` asks for the i-th gradient; what is not asked for comes back as an empty tensor.
@@ -202,3 +205,19 @@ def sparse24_linear_backward(
     if needs & NEEDS_UP:
         dup = (scale * dy.mT @ (rows @ down.to(dtype).mT)).to(up.dtype)
     return dx, dvalues, ddown, dup
+
+
+def sparse24_linear_ste_backward(
+    grad, x, weight, mask, down=None, up=None, *, scale
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dx, ddown and dup of the masked weight, dweight = dyᵀ·x; differentiated again, straight through as well."""
+    dtype = _wide(grad, weight, down)
+    dy, rows = _rows(grad).to(dtype), _rows(x).to(dtype)
+    dx, ddown, dup = dy @ _straight_through(weight, mask).to(dtype), None, None
+    if down is not None:
+        branch = scale * (dy @ up.to(dtype))
+        dx = dx + branch @ down.to(dtype)
+        ddown = (branch.mT @ rows).to(down.dtype)
+        dup = (scale * dy.mT @ (rows @ down.to(dtype).mT)).to(up.dtype)
+    dweight = (dy.mT @ rows).to(weight.dtype)
+    return dx.to(grad.dtype).reshape(*grad.shape[:-1], weight.shape[1]), dweight, ddown, dup
