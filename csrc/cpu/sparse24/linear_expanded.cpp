@@ -12,7 +12,7 @@
 namespace lrk::cpu {
 namespace {
 
-constexpr int64_t kStripBytes = 4 << 20;
+constexpr int64_t kStripBytes = 16 << 20;
 constexpr int64_t kLeastStrip = 128, kStripMultiple = 64;
 
 /// Columns of y in a strip whose dense columns of W are `depth` long.
