@@ -6,9 +6,14 @@
 #include "lrk/lowrank_indexed.h"
 #include "lrk/orthogonal.h"
 #include "lrk/sketch_batched.h"
+#include "lrk/sparse24.h"
 #include "lrk/square.h"
 
 namespace lrk {
+
+// Of this family there are no CUDA kernels yet.
+const Sparse24Backend* sparse24_cuda() { return nullptr; }
+const Sparse24Backend* sparse24_cuda_emulated() { return nullptr; }
 
 #if !LRK_HAVE_CUDA
 const LowRankBackend* lowrank_cuda() { return nullptr; }

@@ -20,6 +20,16 @@ void check_device(const char* op, const char* name, const Tensor& tensor, const 
 void check_kind(const char* op, const char* name, const Tensor& tensor, const char* x_name, const Tensor& x,
                 bool float_allowed);
 
+/// Sums are float32 unless x is float64; there a larger scale is infinite, and infinity times zero is no number.
+void check_scale(const char* op, double scale, const char* x_name, const Tensor& x);
+
+struct LowRankShape {
+  int64_t in = 0, out = 0, rank = 0;
+};
+
+/// down [rank, in] and up [out, rank]; returns the three sizes.
+LowRankShape check_factors(const char* op, const char* x_name, const Tensor& x, const Tensor& down, const Tensor& up);
+
 /// weight [out, in] with x's dtype; `ups`, called `ups_name`, says what `out` is.
 void check_weight(const char* op, const OptionalTensor& weight, int64_t out, const char* ups_name, const Tensor& ups,
                   const Tensor& x);

@@ -167,7 +167,10 @@ namespace {
 /// The op whose outputs and work memory this thread allocates, for the message when it cannot.
 thread_local const char* running_op = "lrkernels";
 
-size_t size_of_element(ScalarType dtype) { return dtype == ScalarType::Byte ? 1 : size_of(kernel_dtype(dtype)); }
+size_t size_of_element(ScalarType dtype) {
+  if (dtype == ScalarType::Byte || dtype == ScalarType::Bool) return 1;
+  return dtype == ScalarType::Long ? 8 : size_of(kernel_dtype(dtype));
+}
 
 int32_t shim_dtype(ScalarType dtype) {
   switch (dtype) {
@@ -175,6 +178,8 @@ int32_t shim_dtype(ScalarType dtype) {
     case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
     case ScalarType::Half: return aoti_torch_dtype_float16();
     case ScalarType::Byte: return aoti_torch_dtype_uint8();
+    case ScalarType::Bool: return aoti_torch_dtype_bool();
+    case ScalarType::Long: return aoti_torch_dtype_int64();
     default: return aoti_torch_dtype_float32();
   }
 }

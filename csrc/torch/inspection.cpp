@@ -11,6 +11,7 @@
 #include "lrk/orthogonal.h"
 #include "lrk/sketch.h"
 #include "lrk/sketch_batched.h"
+#include "lrk/sparse24.h"
 #include "lrk/square.h"
 #include "torch/plain.h"
 
@@ -74,6 +75,7 @@ std::vector<std::string> kernel_names() {
   add_kernel_names({&householder_cpu(), householder_cuda(), householder_cuda_emulated()}, names);
   add_kernel_names({&sketch_cpu()}, names);
   add_kernel_names({sketch_cuda(), sketch_cuda_emulated()}, names);
+  add_kernel_names({&sparse24_cpu(), sparse24_cuda(), sparse24_cuda_emulated()}, names);
   add_kernel_names({&square_cpu(), square_cuda(), square_cuda_emulated()}, names);
   return names;
 }

@@ -1,23 +1,9 @@
 #include "torch/lowrank_checks.h"
 
-#include <cfloat>
-#include <cmath>
-#include <cstdio>
-
 #include "torch/argument_checks.h"
 
 namespace lrk::binding {
 namespace {
-
-/// Sums are float32 unless x is float64; there a larger scale is infinite, and infinity times zero is no number.
-void check_scale(const char* op, double scale, const char* x_name, const Tensor& x) {
-  if (!std::isfinite(scale)) fail(op, "scale is " + std::to_string(scale) + ", expected a finite number");
-  if (std::abs(scale) <= double(FLT_MAX) || x.scalar_type() == ScalarType::Double) return;
-  char value[32];
-  std::snprintf(value, sizeof value, "%g", scale);
-  fail(op, std::string("scale is ") + value + ", expected a float32 number because " + x_name + " is " +
-               dtype_string(x.scalar_type()));
-}
 
 void check_dropout(const char* op, const OptionalTensor& seed, double dropout, const Tensor& x) {
   if (!(dropout >= 0.0 && dropout <= 1.0)) {
@@ -32,24 +18,6 @@ void check_dropout(const char* op, const OptionalTensor& seed, double dropout, c
                  ", expected a 0-dim torch.int64 tensor");
   }
   check_device(op, "seed", *seed, "x", x);
-}
-
-/// down [rank, in] and up [out, rank]; returns the three sizes.
-LowRankShape check_factors(const char* op, const char* x_name, const Tensor& x, const Tensor& down, const Tensor& up) {
-  check_matrix(op, "down", down, "(rank, in)");
-  check_matrix(op, "up", up, "(out, rank)");
-  const int64_t in = x.size(x.dim() - 1), rank = down.size(0), out = up.size(0);
-  if (down.size(1) != in) {
-    fail(op, "down has shape " + shape_string(down) + ", expected (rank, " + std::to_string(in) + ") because " +
-                 x_name + " is " + shape_string(x));
-  }
-  if (up.size(1) != rank) {
-    fail(op, "up has shape " + shape_string(up) + ", expected (out, " + std::to_string(rank) +
-                 ") because down is " + shape_string(down));
-  }
-  check_kind(op, "down", down, x_name, x, true);
-  check_kind(op, "up", up, x_name, x, true);
-  return {in, out, rank};
 }
 
 void check_core(const char* op, const OptionalTensor& core, int64_t rank, const char* x_name, const Tensor& x) {

@@ -2,13 +2,9 @@
 // and the fakes make the same checks (python/lrkernels/ops/_lowrank_checks.py); one test holds them together.
 #pragma once
 
-#include "torch/bridge.h"
+#include "torch/argument_checks.h"
 
 namespace lrk::binding {
-
-struct LowRankShape {
-  int64_t in = 0, out = 0, rank = 0;
-};
 
 LowRankShape check_linear(const char* op, const Tensor& x, const Tensor& down, const Tensor& up,
                           const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& core,

@@ -21,6 +21,14 @@ from lrkernels.ops.sketch import (
     spectral_norm_bound,
     unsketch,
 )
+from lrkernels.ops.sparse24 import (
+    sparse24_compress,
+    sparse24_decompress,
+    sparse24_linear,
+    sparse24_linear_ste,
+    sparse24_mask,
+    sparse24_pack,
+)
 
 __all__ = [
     "block_diagonal_apply",
@@ -41,6 +49,12 @@ __all__ = [
     "rsvd",
     "rsvd_error",
     "sketch",
+    "sparse24_compress",
+    "sparse24_decompress",
+    "sparse24_linear",
+    "sparse24_linear_ste",
+    "sparse24_mask",
+    "sparse24_pack",
     "spectral_norm_bound",
     "unsketch",
 ]

@@ -244,12 +244,13 @@ def twin(name: str, apply: Callable, check: Callable) -> Callable:
 
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
-_autocast_rules: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
+# Activations, factors, and caches: argument i is made from argument caches[i], and of no use when that is cast.
+_autocast_rules: dict[str, tuple[Sequence[int], Sequence[int], dict[int, int]]] = {}
 
 
 def cast_for_autocast(name: str, device_type: str, args: Sequence) -> list:
     """Activations go to the autocast dtype; factors stay, unless they are half of another kind. float64 stays."""
-    activations, factors = _autocast_rules[name]
+    activations, factors, caches = _autocast_rules[name]
     args = list(args)
     first = args[activations[0]]
     if not isinstance(first, Tensor) or first.dtype == torch.float64:
@@ -260,6 +261,9 @@ def cast_for_autocast(name: str, device_type: str, args: Sequence) -> list:
             continue
         if i in activations or (i in factors and value.dtype not in (dtype, torch.float32)):
             args[i] = value.to(dtype)
+            for cache, source in caches.items():
+                if source == i and value.dtype != dtype:
+                    args[cache] = None
     return args
 
 
@@ -284,9 +288,11 @@ def register_no_autocast(name: str) -> None:
         library.impl(name, kernel, f"Autocast{device_type.upper()}")
 
 
-def register_autocast(name: str, activations: Sequence[int], factors: Sequence[int]) -> None:
+def register_autocast(
+    name: str, activations: Sequence[int], factors: Sequence[int], caches: dict[int, int] | None = None
+) -> None:
     op = overload(name)
-    _autocast_rules[name] = (activations, factors)
+    _autocast_rules[name] = (activations, factors, caches or {})
     for device_type in AUTOCAST_DEVICES:
         suffix = device_type.upper()
         key = getattr(torch._C.DispatchKey, f"Autocast{suffix}")

@@ -40,6 +40,18 @@ from lrkernels.reference.orthogonal import (
 from lrkernels.reference.polar import polar, power_iteration, spectral_norm_bound
 from lrkernels.reference.rsvd import low_rank_approx, orthonormalize, range_finder, rsvd
 from lrkernels.reference.sketch import dct_columns, sketch, sketch_matrix, unsketch
+from lrkernels.reference.sparse24 import (
+    sparse24_compress,
+    sparse24_decompress,
+    sparse24_indices,
+    sparse24_linear,
+    sparse24_linear_backward,
+    sparse24_linear_ste,
+    sparse24_linear_ste_backward,
+    sparse24_mask,
+    sparse24_pack,
+    sparse24_positions,
+)
 from lrkernels.reference.svd_gradient import (
     low_rank_approx_backward,
     orthonormalize_backward,
@@ -88,6 +100,16 @@ __all__ = [
     "sketch",
     "sketch_matrix",
     "skew_matrices",
+    "sparse24_compress",
+    "sparse24_decompress",
+    "sparse24_indices",
+    "sparse24_linear",
+    "sparse24_linear_backward",
+    "sparse24_linear_ste",
+    "sparse24_linear_ste_backward",
+    "sparse24_mask",
+    "sparse24_pack",
+    "sparse24_positions",
     "spectral_norm_bound",
     "unsketch",
 ]
