@@ -310,7 +310,7 @@ def test_parameters_of_several_dtypes(name):
         p.grad = gradient(index, 0).to(p.dtype)
     starts = [p.detach().double().clone() for p in given]
     optimizer.step()
-    for index, (p, start) in enumerate(zip(given, starts, strict=True)):
+    for p, start in zip(given, starts, strict=True):
         expected = 0.95 * start - 0.1 * first_direction(name, p.grad.double(), optimizer.state[p], group)
         # bfloat16 rounds at 2⁻⁹; float32's errors are those of a polar iteration or an inverse root.
         tolerance = {torch.bfloat16: 8e-3, torch.float32: 1e-4, torch.float64: 1e-10}[p.dtype]

@@ -137,12 +137,17 @@ def _fake_pack(values, bitmask, *, transposable=False):
     return bitmask.new_empty(checks.packed_bytes(values, transposable))
 
 
-# --- The plain twins refuse what the kernels refuse ---
+# --- The plain twins refuse what the kernels refuse, and move bits: a copy of a half NaN may be another NaN ---
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize])
 
 
 def _plain_compress(weight, mask):
     checks.check_malformed("sparse24_compress", "mask", mask)
-    return reference.sparse24_compress(weight, mask)
+    values, bitmask = reference.sparse24_compress(_bits(weight), mask)
+    return values.view(weight.dtype), bitmask
 
 
 def _checked_format(op, values, bitmask):
@@ -159,7 +164,7 @@ def _checked_format(op, values, bitmask):
 
 def _plain_decompress(values, bitmask):
     _checked_format("sparse24_decompress", values, bitmask)
-    return reference.sparse24_decompress(values, bitmask)
+    return reference.sparse24_decompress(_bits(values), bitmask).view(values.dtype)
 
 
 def _plain_pack(values, bitmask, *, transposable=False):
