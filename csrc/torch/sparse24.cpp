@@ -51,7 +51,8 @@ class Malformed {
   explicit Malformed(const Tensor& on) : first_(empty({1}, ScalarType::Long, on)) {}
   int64_t* data() const { return static_cast<int64_t*>(first_.mutable_data_ptr()); }
   int64_t get() const {
-    const Tensor host = first_.is_cuda() ? torch::stable::to(first_, torch::stable::Device(torch::headeronly::DeviceType::CPU)) : first_;
+    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+    const Tensor host = first_.is_cuda() ? torch::stable::to(first_, cpu) : first_;
     return *static_cast<const int64_t*>(host.const_data_ptr());
   }
 

@@ -9,7 +9,7 @@ namespace lrk::cpu {
 
 /// A packing is panels of 16 rows, each a sequence of blocks of 32 columns (8 groups). A block is
 ///   uint32 columns[16]     of row i: group g's two columns in bits 4 g .. 4 g + 3
-///   pairs[8][16]           of 16-bit values: uint32, the first value low; of float32: float first[16], second[16] a group
+///   pairs[8][16]           of 16-bit values: uint32, the first value low; of float32 a group is first[16], second[16]
 /// so that a vector of rows multiplies x by permuting x, which costs no more than converting the values does.
 constexpr int64_t kPanelRows = 16, kPanelBlockCols = 32, kPanelBlockGroups = kPanelBlockCols / 4;
 

@@ -1,7 +1,8 @@
-// The products of many rows: a strip of W becomes dense in the last level cache, and a dense product takes it from there.
+// The products of many rows: a strip of W becomes dense in the last level cache, and a dense product takes it from
+// there.
 //
-// Work: that of the dense product, and an expansion of W once, in rows + 1 of rows parts. What is saved is memory: never
-// more of W is dense than a strip. Strips are cut along y's columns, so every sum is taken whole and rounded once.
+// Work: that of the dense product, and writing W once. What is saved is memory: never more of W is dense than a strip.
+// Strips are cut along y's columns, so every sum is taken whole and rounded once.
 #include <algorithm>
 
 #include "cpu/gemm/block.h"

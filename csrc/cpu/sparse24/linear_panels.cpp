@@ -1,8 +1,8 @@
 // y = x WT + scale s upT + bias for few rows (decoding), from the packing.
 //
-// Bytes: the packing once, 9/16 of a dense half matrix (10/16 + of a dense float32 one), which is all that matters while
+// Bytes: the packing once, 9/16 of a dense half matrix (17/32 of a dense float32 one), which is all that matters while
 // x stays in the cache. A vector of W's rows multiplies x by permuting four of its entries in every lane; that and the
-// conversion of half values are as much work as a dense kernel has for the same columns, so the bytes are what is saved.
+// conversion of half values are as much work as a dense kernel has for the same columns: the bytes are what is saved.
 // The low-rank term is a second, short depth into the same sums.
 #include <algorithm>
 
@@ -14,10 +14,15 @@ namespace lrk::cpu {
 namespace {
 
 constexpr int64_t kTaskPanels = 2, kTaskCols = kTaskPanels * kPanelRows;
+/// Blocks whose products go into one sum, 256 addends; the sums of all are added then, so that errors do not grow with
+/// the depth as one running sum's would.
+constexpr int64_t kSumBlocks = 32;
 /// Beyond, the expanded product takes as long: it reads W once for all rows, the panels are read once every four.
 constexpr int64_t kMostRows = 32;
 
-int64_t padded_depth(const Sparse24LinearArgs& args) { return ceil_div(args.x.cols, kPanelBlockCols) * kPanelBlockCols; }
+int64_t padded_depth(const Sparse24LinearArgs& args) {
+  return ceil_div(args.x.cols, kPanelBlockCols) * kPanelBlockCols;
+}
 
 }  // namespace
 
@@ -35,7 +40,8 @@ Status sparse24_linear_panels(const Sparse24LinearArgs& args, const Context& con
   const Kernels<float>& gemm = selected_kernels<float>();
   const Sparse24Kernels& kernels = selected_sparse24_kernels();
   const int64_t rows = args.x.rows, out = args.y.cols, depth = padded_depth(args), rank = args.s.cols;
-  const int64_t blocks = depth / kPanelBlockCols, panel_bytes = blocks * sparse24_block_bytes(args.weight.values.dtype);
+  const int64_t blocks = depth / kPanelBlockCols, block_bytes = sparse24_block_bytes(args.weight.values.dtype);
+  const int64_t panel_bytes = blocks * block_bytes;
   const size_t bytes = sparse24_panels_workspace(args);
   Workspace workspace(bytes);
   if (!workspace.allocate(context)) return out_of_memory("sparse24_linear", bytes);
@@ -67,11 +73,13 @@ Status sparse24_linear_panels(const Sparse24LinearArgs& args, const Context& con
         }
       }
       for (int64_t panel = 0; panel * kPanelRows < cols; ++panel) {
-        const char* const from = static_cast<const char*>(args.packed) + (task * kTaskPanels + panel) * panel_bytes;
-        for (int64_t row = 0; row < rows; row += kMostFewRows)
-          kernels.multiply_panel(from, args.weight.values.dtype, blocks, x + row * depth, depth,
-                                 std::min<int64_t>(kMostFewRows, rows - row), c + row * kTaskCols + panel * kPanelRows,
-                                 kTaskCols);
+        const char* from = static_cast<const char*>(args.packed) + (task * kTaskPanels + panel) * panel_bytes;
+        for (int64_t block = 0; block < blocks; block += kSumBlocks, from += kSumBlocks * block_bytes)
+          for (int64_t row = 0; row < rows; row += kMostFewRows)
+            kernels.multiply_panel(from, args.weight.values.dtype, std::min(kSumBlocks, blocks - block),
+                                   x + row * depth + block * kPanelBlockCols, depth,
+                                   std::min<int64_t>(kMostFewRows, rows - row),
+                                   c + row * kTaskCols + panel * kPanelRows, kTaskCols);
       }
       gemm.finish(c, kTaskCols, rows, cols, nullptr, bias == nullptr ? nullptr : bias + col,
                   destination_at(args.y, 0, col));

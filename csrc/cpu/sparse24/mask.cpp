@@ -1,7 +1,7 @@
 // sparse24 masks: weights come in as float or double, a strip of rows at a time, and a byte an entry goes out.
 //
-// Bytes: the weight once and the mask once; the arithmetic of a transposable mask stays below what those take only with a
-// tile in every lane (mask_impl.h).
+// Bytes: the weight once and the mask once; the arithmetic of a transposable mask stays below what those take only with
+// a tile in every lane (mask_impl.h).
 #include "cpu/sparse24/sparse24.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kStripCols = 512;  // of four rows, which stay in the first level cache
 constexpr int64_t kTaskStrips = 16;
 
-/// Marks the two largest of four in `order`, which lists candidates from the best on.
+/// The largest entries in turn, where row and column have room.
 template <class T>
 void greedy_tile(const T* weights, int64_t stride, uint8_t* mask, int64_t mask_stride) {
   int order[16];
@@ -63,7 +63,8 @@ void to_magnitudes(T* weights, int64_t count) {
 template <class T>
 void mask_strip(Sparse24Mask kind, T* weights, int64_t rows, int64_t cols, uint8_t* mask, int64_t mask_stride) {
   const Sparse24MaskKernels<T>& kernels = selected_sparse24_mask_kernels<T>();
-  if (kind == Sparse24Mask::kTransposable) return kernels.transposable(weights, kStripCols, cols / 4, mask, mask_stride);
+  if (kind == Sparse24Mask::kTransposable)
+    return kernels.transposable(weights, kStripCols, cols / 4, mask, mask_stride);
   if (kind != Sparse24Mask::kGreedy) {
     for (int64_t row = 0; row < rows; ++row)
       kernels.rows(weights + row * kStripCols, cols / 4, mask + row * mask_stride);

@@ -1,5 +1,5 @@
-// Which two of four entries a nibble of the bitmask keeps. A malformed nibble stands for some pair, so that reading by it
-// stays within a group.
+// Which two of four entries a nibble of the bitmask keeps. A malformed nibble stands for the first two, so that reading
+// by it stays within a group.
 #pragma once
 
 #include <bit>

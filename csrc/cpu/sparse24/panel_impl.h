@@ -11,7 +11,8 @@ namespace {
 
 /// The two values of a group in 16 rows, `part` of them.
 template <class Lanes, class Element>
-inline void load_values(const char* pairs, int part, typename Lanes::Register& first, typename Lanes::Register& second) {
+inline void load_values(const char* pairs, int part, typename Lanes::Register& first,
+                        typename Lanes::Register& second) {
   if constexpr (sizeof(Element) == 4) {
     const float* const values = reinterpret_cast<const float*>(pairs) + part * Lanes::kLanes;
     first = Lanes::load(values), second = Lanes::load(values + kPanelRows);
@@ -25,14 +26,14 @@ void multiply_rows(const char* panel, int64_t blocks, const float* x, int64_t x_
   using Register = typename Lanes::Register;
   constexpr int kParts = int(kPanelRows) / Lanes::kLanes;
   constexpr int64_t kGroupBytes = kPanelRows * 4 * (sizeof(Element) == 4 ? 2 : 1);
-  // Vectors at once: as many parts of the panel as leave two sums a row in registers.
   for (int part = 0; part < kParts; ++part) {
     Register sums[rows][2];
     for (int row = 0; row < rows; ++row) sums[row][0] = sums[row][1] = Lanes::zero();
     const char* block = panel;
     const float* from = x;
     for (int64_t b = 0; b < blocks; ++b, from += kPanelBlockCols) {
-      typename Lanes::Indices columns = Lanes::load_indices(reinterpret_cast<const uint32_t*>(block) + part * Lanes::kLanes);
+      typename Lanes::Indices columns =
+          Lanes::load_indices(reinterpret_cast<const uint32_t*>(block) + part * Lanes::kLanes);
       const char* pairs = block + kPanelRows * 4;
 #pragma GCC unroll 8
       for (int group = 0; group < int(kPanelBlockGroups); ++group, pairs += kGroupBytes) {

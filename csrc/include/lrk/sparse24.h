@@ -3,8 +3,8 @@
 // The portable format of W [out, in], in a multiple of four:
 //   values  [out, in / 2]       the kept entries of a row, in order
 //   bitmask [out, ceil(in / 8)] bit i of byte j says whether entry 8 j + i is kept; spare bits of a row are zero
-// 9/16 of the bytes of a dense 16-bit matrix. A packing holds the same numbers in the order in which one device's kernel
-// reads them, and can be made again at any time.
+// 9/16 of the bytes of a dense 16-bit matrix. A packing holds the same numbers in the order in which one device's
+// kernel reads them, and can be made again at any time.
 //
 // Three products make every op and every gradient: `linear` (y = x WT + scale s upT + bias), the same with W transposed
 // (dx = dy W + scale ds down), and `values_grad` (dyT x where W is kept).
@@ -72,8 +72,8 @@ struct Sparse24PackArgs {
 /// out = a b by the caller's library, matrices of one dtype and any strides; where there is none, by ours.
 using Sparse24Product = std::function<Status(const MatrixView& a, const MatrixView& b, const MutableMatrixView& out)>;
 
-/// y = x WT + scale s upT + bias, or with `transposed` y = x W + scale s upT + bias. Malformed bitmasks give wrong numbers
-/// and touch no memory but the operands'.
+/// y = x WT + scale s upT + bias, or with `transposed` y = x W + scale s upT + bias. Malformed bitmasks give wrong
+/// numbers and touch no memory but the operands'.
 struct Sparse24LinearArgs {
   MatrixView x;                  // [rows, in], or [rows, out] transposed; any strides
   Sparse24Matrix weight;         // x's dtype
