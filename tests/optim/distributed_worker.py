@@ -9,8 +9,10 @@ import os
 import torch
 import torch.distributed as dist
 from optimizer_cases import OPTIMIZERS
+from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lrkernels import optim
@@ -99,6 +101,39 @@ def under_fsdp(name):
     return {"parameters": whole(again), "checkpoint": checkpoint, "held": held}
 
 
+def placed(placements, mesh, shapes=((7, 5), (4, 9), (7, 5))):
+    """Matrices with gradients of ones' own, whole or as DTensors."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for shape in shapes:
+        values = [torch.randn(shape, generator=generator) for _ in range(2)]
+        if placements is not None:
+            values = [distribute_tensor(value, mesh, placements) for value in values]
+        parameters.append(torch.nn.Parameter(values[0]))
+        parameters[-1].grad = values[1]
+    return parameters
+
+
+def under_placements():
+    """How far a step of matrices that are also replicated is from that of whole ones, and what other placements say."""
+    flat, hybrid = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
+    far = {}
+    for name in ("muon", "dion", "galore_adamw"):
+        whole, sharded = placed(None, None), placed((Replicate(), Shard(0)), hybrid)
+        for parameters in (whole, sharded):
+            OPTIMIZERS[name](parameters).step()
+        full = [p.full_tensor() for p in sharded]
+        far[name] = max((p - q).abs().max().item() for p, q in zip(whole, full, strict=True))
+        assert all(p.placements == (Replicate(), Shard(0)) for p in sharded)
+    said = {}
+    for placements, mesh in (((Shard(1),), flat), ((Replicate(),), flat), ((Shard(0), Shard(0)), hybrid)):
+        try:
+            optim.Muon(placed(placements, mesh))
+        except ValueError as error:
+            said[str(placements)] = str(error)
+    return {"far": far, "said": said}
+
+
 def work(folder, rank, processes, names):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
@@ -107,6 +142,7 @@ def work(folder, rank, processes, names):
         # Of half of the optimizers, stacks of one matrix and of two, so that a process may have none to work on.
         stacks.STACK_BYTES = 1000 if name in ("muon", "galore_adamw", "fira_adamw") else 2**20
         found[name] = {"ddp": under_ddp(name), "fsdp": under_fsdp(name)}
+    found["placements"] = under_placements()
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     # A gloo thread that is still there when the interpreter takes its objects apart may abort the process.

@@ -81,3 +81,15 @@ def test_no_process_holds_more_than_its_rows(ranks, name):
         for shape, local in held:
             first = -(-shape[0] // 2)
             assert local == ((first, shape[0] - first)[number], *shape[1:])
+
+
+def test_rows_with_replicas_and_no_other_placement(ranks):
+    for rank in ranks:
+        found = rank["placements"]
+        assert len(found["far"]) == 3 and max(found["far"].values()) < 1e-5
+        assert len(found["said"]) == 3
+        for placements, message in found["said"].items():
+            assert message == (
+                "Muon: params has a parameter, of shape (7, 5); a DTensor is placed as "
+                f"{placements}, expected one Shard(0) and Replicate() else"
+            )

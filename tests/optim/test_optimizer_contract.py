@@ -170,6 +170,28 @@ def test_nothing_waits_for_the_device(name):
 
 
 @every_optimizer
+def test_a_step_that_counts_on_the_host_is_not_captured(name, monkeypatch):
+    """Where a capture would freeze its number; what counts nothing runs."""
+    parameters = matrices()
+    optimizer = OPTIMIZERS[name](parameters)
+    set_gradients(parameters, 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    if optimizer.counts_steps:
+        with pytest.raises(RuntimeError, match="^ProjectedOptimizer: .* CUDA graph"):
+            optimizer.step()
+        assert not optimizer.state
+    else:
+        optimizer.step()
+    optimizer.add_param_group({"params": matrices(shapes=[(3,)]), "algorithm": "adamw"})
+    optimizer.param_groups[-1]["params"][0].grad = torch.ones(3)
+    before = [p.detach().clone() for p in parameters]
+    with pytest.raises(RuntimeError, match="CUDA graph"):
+        optimizer.step()
+    assert all(torch.equal(p, w) for p, w in zip(parameters, before, strict=True))
+
+
+@every_optimizer
 def test_groups_have_their_own_options(name):
     parameters, alone = matrices(), matrices()
     optimizer = OPTIMIZERS[name]([{"params": parameters[:2], "lr": 0.0}, {"params": parameters[2:], "lr": 0.1}])

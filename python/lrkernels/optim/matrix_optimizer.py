@@ -116,6 +116,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.counts_steps or any(group["algorithm"] == "adamw" for group in self.param_groups):
+            self._check_not_captured()
         self._check_gradients()
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
@@ -125,6 +127,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 with _without_autocast(stack.parameters[0].device.type):
                     self._matrix_step(stack, group)
         return loss
+
+    @torch.compiler.disable
+    def _check_not_captured(self) -> None:
+        """For steps whose number the host reads: a replayed graph would take the captured one again and again."""
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{type(self).__name__}: a CUDA graph would replay this step with one number, for the host counts the "
+                "steps of ProjectedOptimizer and of AdamW's groups; take it outside the graph"
+            )
 
     def moments(self, parameter: Tensor) -> list[Tensor]:
         """The averages of the parameter's gradients or of their squares that its state has, entry by entry or in a
