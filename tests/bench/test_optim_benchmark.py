@@ -24,6 +24,21 @@ def test_a_step_of_another_direction_is_not_timed(steps, capsys, monkeypatch):
     assert captured.err.count("lrkernels is off by") == 4 and "| Muon" not in captured.out
 
 
+def test_the_mean_of_a_period(steps, capsys):
+    """199 steps of 2 and 5 µs and one of 100 and 1000."""
+
+    def held(ours, theirs):
+        case = steps.GaLore(steps.Model(1, 32), 8)
+        timings = {"lrkernels": ours, "galore-torch": theirs}
+        timings = {name: steps.contest.measure.summarize([time] * 20) for name, time in timings.items()}
+        case.line = steps.contest.Line("", True, timings)
+        return case
+
+    line = steps.Period(held(2.0, 5.0), held(100.0, 1000.0)).hold("cpu", 1.0)
+    assert line.right and line.times_faster == {"galore-torch": pytest.approx((199 * 5 + 1000) / (199 * 2 + 100))}
+    assert "| 2 | – | 4.01× |" in capsys.readouterr().out
+
+
 def test_losses_fall(scripts, capsys, monkeypatch, tmp_path):
     pytest.importorskip("tqdm")
     losses = scripts("optim_losses")

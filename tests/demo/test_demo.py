@@ -12,6 +12,7 @@ from torch import nn
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 
+from lrkernels import optim
 from lrkernels.compress import compress
 from lrkernels.demo import __main__ as command_line
 from lrkernels.demo.compression import compression_curve
@@ -123,9 +124,9 @@ def test_peak_memory_is_the_worst_moment_of_the_step():
 
 
 def test_experiments_differ_as_they_say():
-    assert [e.name for e in EXPERIMENTS[:5]] == ["dense", "lowrank_ffn", "lora", "oft", "givens"]
+    assert [e.name for e in EXPERIMENTS] == ["dense", "muon", "galore", "lowrank_ffn", "lora", "oft", "givens"]
     trained = {}
-    for experiment in EXPERIMENTS[:5]:
+    for experiment in EXPERIMENTS:
         trained[experiment.name] = experiment.build(TINY, trained)
     names = [name for name, m in trained["lowrank_ffn"].named_modules() if isinstance(m, LowRankLinear)]
     assert names == [f"blocks.{i}.ffn.{fc}" for i in range(2) for fc in ("fc1", "fc2")]
@@ -134,6 +135,14 @@ def test_experiments_differ_as_they_say():
         assert trained[name].head.weight is trained[name].embedding.weight
         assert not trained[name].embedding.weight.requires_grad
     assert all(p.requires_grad for p in trained["dense"].parameters()), "fine-tuning works on a copy"
+
+
+def test_optimizers_of_the_rows():
+    made = {e.name: e.optimizer(TINY, e.build(TINY, {"dense": EXPERIMENTS[0].build(TINY, {})})) for e in EXPERIMENTS}
+    assert type(made["muon"]) is optim.Muon and made["galore"].param_groups[0]["basis"] == "GaLore(rank=8, warm=False)"
+    for name, optimizer in made.items():
+        assert name in ("muon", "galore") or type(optimizer) is torch.optim.AdamW
+        assert {group["lr"] for group in optimizer.param_groups} == {TINY.learning_rate}
 
 
 def run_tiny(folder, experiments=EXPERIMENTS, **changes):
@@ -153,8 +162,10 @@ def test_same_seed_same_numbers_and_a_whole_report(tmp_path, capsys):
     assert numbers(first) == numbers(second)
     assert other[0].losses != first[0].losses
 
-    dense, lowrank, lora, oft, givens = first[:5]
-    assert all(result.losses[-1] < result.losses[0] - 0.3 for result in (dense, lowrank))
+    dense, muon, galore, lowrank, lora, oft, givens = first
+    assert all(result.losses[-1] < result.losses[0] - 0.3 for result in (dense, muon, galore, lowrank))
+    assert dense.losses[0] == muon.losses[0] == galore.losses[0] and muon.losses[1:] != dense.losses[1:]
+    assert galore.peak_bytes < dense.peak_bytes and dense.parameters == muon.parameters == galore.parameters
     for tuned in (lora, oft, givens):
         assert tuned.package_bits < tuned.package_bits_before == pytest.approx(dense.package_bits, abs=1e-5)
         assert dense.parameters < tuned.parameters and tuned.trainable < dense.trainable / 4

@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
+from lrkernels import optim
 from lrkernels.demo.model import ByteTransformer
 from lrkernels.nn import GivensLinear, LoRALinear, LowRankLinear, OFTLinear, replace_linear
 
@@ -48,28 +50,48 @@ QUICK = Setup(
 )
 
 
+def _shared(setup: Setup) -> dict[str, Any]:
+    return {"lr": setup.learning_rate, "betas": (0.9, 0.95), "weight_decay": 0.05}
+
+
+def adamw(setup: Setup, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **_shared(setup))
+
+
+def muon(setup: Setup, model: nn.Module) -> torch.optim.Optimizer:
+    return optim.Muon(optim.param_groups(model, report=None), **_shared(setup))
+
+
+def galore(setup: Setup, model: nn.Module) -> torch.optim.Optimizer:
+    """Of a quarter of the directions, chosen often enough for a short training."""
+    groups = optim.param_groups(model, report=None)
+    basis = optim.GaLore(setup.width // 4)
+    return optim.ProjectedOptimizer(groups, "adamw", basis, refresh_every=20, **_shared(setup))
+
+
 @dataclass(frozen=True)
 class Experiment:
     """``build(setup, trained)`` makes the model; ``trained`` holds, by name, the models trained before it.
 
     ``text`` says what it trains on: the library for ``setup.training_steps``, or the held-out package for
-    ``setup.tuning_steps``.
+    ``setup.tuning_steps``. ``optimizer(setup, model)`` makes what trains it.
     """
 
     name: str
     title: str
     text: Literal["library", "package"]
     build: Callable[[Setup, dict[str, nn.Module]], nn.Module]
+    optimizer: Callable[[Setup, nn.Module], torch.optim.Optimizer] = adamw
 
 
 EXPERIMENTS: list[Experiment] = []
 
 
-def experiment(name: str, title: str, text: Literal["library", "package"] = "library"):
+def experiment(name: str, title: str, text: Literal["library", "package"] = "library", optimizer=adamw):
     """Add the decorated builder to the demo, after those above it."""
 
     def add(build: Callable[[Setup, dict[str, nn.Module]], nn.Module]):
-        EXPERIMENTS.append(Experiment(name, title, text, build))
+        EXPERIMENTS.append(Experiment(name, title, text, build, optimizer))
         return build
 
     return add
@@ -78,6 +100,16 @@ def experiment(name: str, title: str, text: Literal["library", "package"] = "lib
 @experiment("dense", "dense")
 def dense(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
     return ByteTransformer(setup.width, setup.layers, setup.heads, setup.context)
+
+
+@experiment("muon", "dense, by Muon", optimizer=muon)
+def dense_by_muon(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    return dense(setup, trained)
+
+
+@experiment("galore", "dense, by GaLore", optimizer=galore)
+def dense_by_galore(setup: Setup, trained: dict[str, nn.Module]) -> nn.Module:
+    return dense(setup, trained)
 
 
 @experiment("lowrank_ffn", "low-rank FFN")

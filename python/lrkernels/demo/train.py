@@ -59,7 +59,7 @@ def run_experiment(
     text: Text = getattr(corpus, experiment.text)
     steps = setup.training_steps if experiment.text == "library" else setup.tuning_steps
     every = max(1, steps // setup.validations)
-    optimizer = torch.optim.AdamW(trainable, lr=setup.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = experiment.optimizer(setup, model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, steps))
     if experiment.text == "package":
         result.package_bits_before = bits_per_byte(model, corpus.package.validation, setup)
