@@ -163,3 +163,19 @@ def test_half_precision_and_the_same_bits_again():
 def test_what_is_no_moment_is_refused(arguments, error, message):
     with pytest.raises(error, match=f"LowRankLinear.from_linear: {message}"):
         LowRankLinear.from_linear(linear(), RANK, **arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_a_moment_of_few_tokens_is_one_but_for_rounding(tokens, dtype):
+    """Summed in float32 its eigenvalues that should be 0 are negative as often as not."""
+    generator = torch.Generator().manual_seed(tokens)
+    scales = torch.logspace(-3, 3, 64)
+    layer = nn.Linear(64, 20)
+    negative = 0
+    for _ in range(10):
+        x = torch.randn(tokens, 64, generator=generator) * scales + 30
+        moment = (x.T @ x / tokens).to(dtype)
+        negative += torch.linalg.eigvalsh(moment.double()).min() < 0
+        LowRankLinear.from_linear(layer, 4, input_moment=moment)
+    assert negative > 0

@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lrkernels.demo",
         description="Train a small byte-level transformer on Python's standard library: dense, by AdamW, Muon and "
-        "GaLore, and low-rank; then adapt the dense one to a package it has not seen, by LoRA, OFT and Givens rotations.",
+        "GaLore, and low-rank; then adapt the dense one to a package it has not seen, by LoRA, OFT and Givens "
+        "rotations.",
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model, fewer steps: under 30 s on 2 idle cores")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default 0)")

@@ -88,7 +88,9 @@ def check_moment(name: str, argument: str, moment: Tensor, size: int, what: str)
         raise ValueError(f"{name}: {argument} has a negative diagonal entry, but a second moment has none")
     if moment.dim() == 2 and moment.numel():
         wide = moment.double()
-        rounding = size * torch.finfo(moment.dtype).eps * wide.diagonal().max()
+        # Of the products it was summed from, float32's at best, whatever the sum is kept in: ε·‖moment‖ and more.
+        epsilon = max(torch.finfo(moment.dtype).eps, torch.finfo(torch.float32).eps)
+        rounding = size * epsilon * wide.diagonal().max()
         if (wide - wide.mT).abs().max() > rounding:
             raise ValueError(f"{name}: {argument} is not symmetric, but a second moment is")
         _, failed = torch.linalg.cholesky_ex(
