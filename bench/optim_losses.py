@@ -4,13 +4,14 @@
 
 Everybody starts from the same weights and sees the same batches. Learning rates are by hand and not tuned:
 `torch.optim.Muon` and ours have the same, and AdamW beside them for what is no hidden matrix. Weights decay by the same
-share in every step whatever the learning rate, norms and biases do not. A table of bits per byte: the mean of the last
-tenth of the training losses, and of the validation text.
+share in every step whatever the learning rate, norms and biases do not. galore-torch takes part where it is installed.
+A table of bits per byte: the mean of the last tenth of the training losses, and of the validation text.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
@@ -45,6 +46,14 @@ def torch_muon(groups: optim.ParamGroups) -> list[torch.optim.Optimizer]:
     return [muon, adamw(groups[1:])]
 
 
+def galore_torch(groups: optim.ParamGroups) -> list[torch.optim.Optimizer]:
+    from galore_torch import GaLoreAdamW
+
+    group = {"params": [p for _, p in groups[0]["params"]], "rank": 48, "update_proj_gap": 20, "scale": 1.0}
+    options = {"lr": 3e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": DECAY / 3e-3, "no_deprecation_warning": True}
+    return [GaLoreAdamW([{**group, "proj_type": "std"}], **options), adamw(groups[1:])]
+
+
 def ours(cls: type, *arguments, lr: float, **options) -> Build:
     return lambda groups: [cls(groups, *arguments, lr=lr, weight_decay=DECAY / lr, betas=BETAS, **options)]
 
@@ -65,6 +74,10 @@ OPTIMIZERS: dict[str, Build] = {
     "DCT, rank 48": projected(optim.DCT(48)),
     "Flora, rank 48": projected(optim.Flora(48)),
 }
+
+
+if importlib.util.find_spec("galore_torch") is not None:
+    OPTIMIZERS["galore-torch, rank 48"] = galore_torch
 
 
 def losses_of(build: Build, setup: Setup, corpus: Corpus, steps: int) -> tuple[list[float], float]:
@@ -128,7 +141,8 @@ def main(words: Sequence[str] | None = None) -> int:
         results.append({"optimizer": name, "losses": losses, "validation_bits": validation})
     if arguments.save:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        document = {"machine": machine.describe("cpu"), "steps": arguments.steps, "results": results}
+        document = {"machine": machine.describe("cpu"), "steps": arguments.steps, "width": arguments.width}
+        document["results"] = results
         (RESULTS / f"{arguments.save}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         plot(results, RESULTS / f"{arguments.save}.png")
     return 0

@@ -41,12 +41,12 @@ class Setup:
 QUICK = Setup(
     width=128,
     heads=4,
-    training_steps=60,
+    training_steps=50,
     tuning_steps=30,
     ffn_rank=32,
-    validation_windows=64,
+    validation_windows=32,
     validations=2,
-    timing_rounds=7,
+    timing_rounds=5,
 )
 
 
