@@ -111,12 +111,14 @@ def plot(results: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    lrkernels = {name for name in OPTIMIZERS if name != "AdamW" and "torch" not in name}
     for result in results:
         curve = torch.tensor(result["losses"])
         window = max(1, len(curve) // 15)
         smooth = curve.unfold(0, window, 1).mean(1)
         label = f"{result['optimizer']}: {result['validation_bits']:.3f}"
-        axes.plot(range(window, len(curve) + 1), smooth, label=label)
+        style = "-" if result["optimizer"] in lrkernels else "--"
+        axes.plot(range(window, len(curve) + 1), smooth, style, label=label)
     axes.set(xlabel="step", ylabel=f"training bits per byte, mean of {window} steps", yscale="log")
     axes.legend(title="validation bits per byte")
     figure.savefig(path, dpi=120)
