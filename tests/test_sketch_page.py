@@ -33,6 +33,7 @@ def test_sketch_examples():
     eva = next(r for r in results if "eva_" in r and isinstance(r["ranks"]["0"], int) and r["ranks"]["0"] <= 16)
     assert sum(eva["ranks"].values()) == 16
     torch.testing.assert_close(names["after"], names["before"])
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in names["sketched"].parameters())
     assert 1 < names["stable"] < names["effective"] and names["rank"] == 50
     assert names["intruders"].indices.tolist() == [0] and names["alpha"] > 1
     assert 1 < names["used"].hard_rank < names["used"].soft_rank < 64

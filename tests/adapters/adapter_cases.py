@@ -23,6 +23,7 @@ from lrkernels.adapters import (
     DoRA,
     DyLoRA,
     Givens,
+    LaMDA,
     LoRA,
     LoRAFA,
     LoRAXS,
@@ -30,6 +31,7 @@ from lrkernels.adapters import (
     OffsetLoRA,
     PiSSA,
     SingLoRA,
+    TLoRA,
     VeRA,
 )
 
@@ -57,6 +59,14 @@ def ramp_up(adapter: SingLoRA) -> None:
     adapter.step.fill_(30)  # of 100
 
 
+def freeze_half(adapter: LaMDA) -> None:
+    adapter.freeze_rows(0.5)
+
+
+def use_three(adapter: TLoRA) -> None:
+    adapter.rank = 3
+
+
 CASES = {
     case.adapter_class.__name__: case
     for case in (
@@ -67,6 +77,8 @@ CASES = {
         Case(PiSSA, {"r": 4, "alpha": 6.0}, {"dropout": 0.25}),
         Case(OffsetLoRA, {"r": 4, "alpha": 6.0}, {"dropout": 0.25}),
         Case(LoRAXS, {"r": 4, "alpha": 6.0}),
+        Case(LaMDA, {"r": 4, "alpha": 6.0}, {"prepare": freeze_half}),
+        Case(TLoRA, {"r": 4, "alpha": 6.0}, {"dropout": 0.25, "prepare": use_three}),
         Case(NoRA, {"r": 4, "inner": 2, "alpha": 6.0}),
         Case(SVFT, {"r": 4, "alpha": 6.0, "band": 1}, {"dropout": 0.25}),
         Case(SingLoRA, {"r": 4, "alpha": 6.0}, {"prepare": ramp_up}),

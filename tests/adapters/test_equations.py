@@ -58,6 +58,11 @@ def sorsa_weight(p, weight):
     return weight - 1.5 * torch.from_numpy(u * s @ vh) + 1.5 * p["up"] @ torch.diag(p["gate"]) @ p["down"]
 
 
+def tlora_weight(p, weight):
+    start = p["up_start"] @ torch.diag(p["gate_start"]) @ p["down_start"]
+    return weight + 1.5 * (p["up"] @ torch.diag(p["gate"]) @ p["down"] - start)
+
+
 def svft_weight(p, weight):
     u, _, vh = leading_triplets(weight, 4)
     matrix = torch.zeros(4, 4, dtype=weight.dtype)
@@ -75,6 +80,8 @@ WEIGHTS = {
     "VeRA": vera_weight,
     "PiSSA": pissa_weight,
     "OffsetLoRA": lambda p, weight: weight + 1.5 * (p["up"] @ p["down"] - p["up_start"] @ p["down_start"]),
+    "LaMDA": lambda p, weight: weight + 1.5 * p["up"] @ p["core"] @ p["down"],
+    "TLoRA": tlora_weight,
     "NoRA": lambda p, weight: weight + 1.5 * p["up"] @ p["inner_up"] @ p["inner_down"] @ p["down"],
     "SVFT": svft_weight,
     "LoRAXS": lambda p, weight: weight + 1.5 * p["up"] @ p["core"] @ p["down"],

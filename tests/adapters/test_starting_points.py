@@ -1,4 +1,4 @@
-"""Starting points: EVA, LoRA-GA and LoRA-SB by their identities, and PiSSA, NoRA and SVFT by what they span."""
+"""Statistics of inputs, and the starting points EVA, LoRA-GA and LoRA-SB by their identities."""
 
 from functools import partial
 
@@ -10,14 +10,12 @@ from test_equations import leading_triplets
 from torch import nn
 
 from lrkernels.adapters import (
-    SVFT,
     AdaLoRA,
     DoRA,
     DyLoRA,
     LoRA,
     LoRAFA,
     LoRAXS,
-    NoRA,
     OffsetLoRA,
     PiSSA,
     adapted_layers,
@@ -260,70 +258,3 @@ def test_gradients_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="lora_ga_: the gradient of '0' holds NaN or Inf"):
         lora_ga_(model, lambda batch: model(batch).sum() * float("nan"), data())
     assert not model[0].base_layer.weight.requires_grad
-
-
-# --- adapters between singular vectors ---
-
-
-@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
-def test_a_large_pissa_is_the_weight_to_rounding_and_nearly_its_principal_part(shape):
-    """rsvd decomposes it; its error is in the residual, not in the layer."""
-    linear = nn.Linear(*shape)
-    layer, x = PiSSA.wrap(linear, r=8), torch.randn(5, shape[0])
-    torch.testing.assert_close(layer(x), linear(x), rtol=1e-5, atol=1e-5)
-    product = (layer.adapter.up @ layer.adapter.down).detach().double()
-    singular_values = torch.linalg.svdvals(linear.weight.detach().double())
-    error = torch.linalg.matrix_norm(linear.weight.detach().double() - product)
-    assert error <= 1.03 * singular_values[8:].norm()
-    again = PiSSA.wrap(linear, r=8)
-    assert torch.equal(again.adapter.up, layer.adapter.up), "the same weight, the same start"
-
-
-def test_a_whole_band_of_svft_reaches_any_update_and_keeps_its_length():
-    layer = SVFT.wrap(nn.Linear(8, 8, dtype=torch.float64), r=8, band=7)
-    adapter = layer.adapter
-    with torch.no_grad():
-        adapter.bands.normal_()
-    torch.testing.assert_close(adapter.delta().norm(), adapter.matrix().norm())
-    assert adapter.matrix().count_nonzero() == 64
-    narrow = SVFT.wrap(nn.Linear(8, 8, dtype=torch.float64), r=8, band=1).adapter
-    with torch.no_grad():
-        narrow.bands.fill_(1.0)
-    assert narrow.matrix().count_nonzero() == 8 + 2 * 7 and repr(narrow).endswith("band=1)")
-
-
-def test_svft_with_no_band_trains_singular_values():
-    linear = nn.Linear(IN, OUT, dtype=torch.float64)
-    layer = SVFT.wrap(linear, r=3)
-    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 3
-    change = torch.tensor([0.5, -0.25, 1.0]).double()
-    with torch.no_grad():
-        layer.adapter.bands[0].copy_(change)
-    u, s, vh = np.linalg.svd(linear.weight.detach().numpy(), full_matrices=False)
-    s[:3] += change.numpy()
-    torch.testing.assert_close(layer.weight, torch.from_numpy(u * s @ vh), check_stride=False)
-
-
-def test_nora_moves_within_the_inner_rank():
-    layer = NoRA.wrap(nn.Linear(IN, OUT, dtype=torch.float64), r=6, inner=2)
-    with torch.no_grad():
-        layer.adapter.inner_up.normal_()
-    assert torch.linalg.matrix_rank(layer.adapter.delta()) == 2
-    u, _, vh = leading_triplets(layer.base_layer.weight, 6)
-    projected = torch.from_numpy(u @ u.T) @ layer.adapter.delta() @ torch.from_numpy(vh.T @ vh)
-    torch.testing.assert_close(projected, layer.adapter.delta())
-    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 2 * 6 * 2
-    assert repr(layer.adapter).endswith("r=6, alpha=6, rslora=False, inner=2)")
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (partial(NoRA.wrap, r=4, inner=5), ValueError, "NoRA: inner is 5, expected at most 4"),
-        (partial(SVFT.wrap, r=4, band=4), ValueError, "SVFT: band is 4, expected 0 to 3 because r is 4"),
-        (partial(SVFT.wrap, r=4, band=1.0), TypeError, "SVFT: band is 1.0, expected an int"),
-    ],
-)
-def test_adapters_refuse(make, error, message):
-    with pytest.raises(error, match=message):
-        make(nn.Linear(IN, OUT))

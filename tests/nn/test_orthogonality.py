@@ -15,6 +15,7 @@ from lrkernels.nn import (
     mutual_coherence,
     soft_orthogonality,
     spectral_isometry,
+    unit_spectral_norm,
 )
 from lrkernels.nn.orthogonal_maps import orthonormalized
 
@@ -81,12 +82,30 @@ def test_kernels_and_half_precision():
     assert torch.equal(spectral_isometry(kernel), spectral_isometry(kernel))
 
 
-@pytest.mark.parametrize("penalty", [*PENALTIES, convolution_orthogonality], ids=lambda p: p.__name__)
+@pytest.mark.parametrize(
+    "penalty", [*PENALTIES, unit_spectral_norm, convolution_orthogonality], ids=lambda p: p.__name__
+)
 def test_autocast_does_not_round_a_penalty(penalty):
     kernel = torch.randn(4, 3, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
         found = penalty(kernel)
     assert found.dtype == torch.float32 and torch.equal(found, penalty(kernel))
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 2, 3, 3)])
+def test_the_unit_norms_penalty_is_that_of_the_largest_singular_value(shape, power):
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    largest = torch.linalg.matrix_norm(weight.flatten(1), 2)
+    expected = (largest**power - 1).square()
+    found = unit_spectral_norm(weight, power, iterations=300)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, weight), torch.autograd.grad(expected, weight))
+    assert unit_spectral_norm(1.5 / largest.item() * weight.detach(), power, 1) <= (1.5**power - 1) ** 2
+    q = orthonormalized(torch.randn(shape, dtype=torch.float64).flatten(1))
+    assert unit_spectral_norm(q, power).item() < 1e-24
+    q[0] *= 0.5  # below the largest, where an orthonormality penalty would see it
+    assert unit_spectral_norm(q, power, 50).item() < 1e-12 < 0.1 < soft_orthogonality(q).item()
 
 
 def circular_matrix(kernel, size, stride):
@@ -123,11 +142,13 @@ def test_a_delta_orthogonal_kernel_is_an_isometry(shape):
 
 
 def test_penalties_refuse():
-    for penalty in PENALTIES:
+    for penalty in (*PENALTIES, unit_spectral_norm):
         with pytest.raises(ValueError, match=rf"{penalty.__name__}: weight has shape \(4,\), expected at least two"):
             penalty(torch.zeros(4))
     with pytest.raises(ValueError, match="spectral_isometry: iterations is 0"):
         spectral_isometry(torch.zeros(4, 4), 0)
+    with pytest.raises(ValueError, match="unit_spectral_norm: power is 0, iterations 8"):
+        unit_spectral_norm(torch.zeros(4, 4), 0)
     with pytest.raises(ValueError, match=r"convolution_orthogonality: kernel has shape \(4, 4\)"):
         convolution_orthogonality(torch.zeros(4, 4))
     with pytest.raises(ValueError, match="convolution_orthogonality: stride is 0"):

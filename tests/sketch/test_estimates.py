@@ -112,6 +112,20 @@ def test_the_error_holds_for_any_factor_and_any_width():
     assert lrkernels.rsvd_error(torch.zeros(4, 0), torch.zeros(4, 2)) == 0
 
 
+@pytest.mark.parametrize("scale", (2.0**-100, 1.0, 2.0**100))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+def test_the_error_of_a_thousand_matrices_at_any_scale(dtype, scale):
+    generator = np.random.default_rng(3)
+    for rows, cols in ((9, 7), (4, 16), (12, 12)):
+        a = torch.from_numpy(generator.standard_normal((350, rows, cols)) * scale).to(dtype)
+        q = torch.from_numpy(np.linalg.qr(generator.standard_normal((350, rows, 3)))[0]).to(
+            torch.promote_types(dtype, torch.float32)
+        )
+        exact, basis = a.double().numpy() / scale, q.double().numpy()
+        expected = np.linalg.norm(exact - basis @ (basis.swapaxes(1, 2) @ exact), axis=(1, 2))
+        np.testing.assert_allclose(lrkernels.rsvd_error(a, q).numpy() / scale, expected, rtol=1e-12)
+
+
 A = torch.ones(6, 4)
 
 

@@ -149,6 +149,29 @@ def test_the_bound_is_never_below_the_norm(device, dtype):
         assert norm * (1 - 1e-14) <= bound <= norm * min(a.shape) ** 2.0**-8 * (1 + 1e-6), a.shape
 
 
+# Powers of two, so that nothing but the dtype rounds.
+SCALES = {
+    torch.float32: (2.0**-100, 1.0, 2.0**100),
+    torch.float64: (2.0**-1000, 2.0**-100, 1.0, 2.0**100, 2.0**1000),
+    torch.bfloat16: (2.0**-100, 1.0, 2.0**100),
+    torch.float16: (2.0**-12, 1.0, 2.0**10),
+}
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(d, s) for d, scales in SCALES.items() for s in scales], ids=str)
+def test_the_bound_of_ten_thousand_random_matrices(device, dtype, scale):
+    """In stacks: Gaussian ones, and of rank one, where rounding alone lifts the bound above the norm."""
+    generator, count = np.random.default_rng(2), 2000 if device.backend == "cpu" else 100
+    for rows, cols, rank in ((8, 8, 8), (6, 6, 1), (3, 20, 1), (12, 5, 5), (1, 6, 1)):
+        factors = [generator.standard_normal((count, *shape)) for shape in ((rows, rank), (rank, cols))]
+        a = torch.from_numpy((factors[0] @ factors[1]) * scale).to(dtype)
+        norms = np.linalg.svd(a.double().numpy() / scale, compute_uv=False)[:, 0]
+        bounds = lrkernels.spectral_norm_bound(a.to(device.device)).cpu().double().numpy() / scale
+        assert bounds.shape == (count,) and (bounds >= norms * (1 - 1e-14)).all()
+        above = 2.0**-7 if dtype == torch.bfloat16 else 2.0**-10 if dtype == torch.float16 else 1e-6
+        assert (bounds <= norms * min(rows, cols) ** 2.0**-8 * (1 + above)).all()
+
+
 @pytest.mark.parametrize("iters", (0, 1, 6, 12))
 def test_the_bound_of_larger_matrices(iters):
     for seed in range(20):

@@ -7,11 +7,13 @@ from lrkernels.adapters.boft import BOFT
 from lrkernels.adapters.cola import CoLA
 from lrkernels.adapters.dora import DoRA
 from lrkernels.adapters.dylora import DyLoRA
+from lrkernels.adapters.eigenlorax import eigenlorax_
 from lrkernels.adapters.eva import eva_
 from lrkernels.adapters.first_gradients import lora_ga_, lora_sb_
 from lrkernels.adapters.givens import Givens
 from lrkernels.adapters.goft import GOFT
 from lrkernels.adapters.hra import HRA
+from lrkernels.adapters.lamda import LaMDA
 from lrkernels.adapters.lora import LoRA
 from lrkernels.adapters.lora_fa import LoRAFA
 from lrkernels.adapters.lora_plus import lora_plus_groups
@@ -28,6 +30,7 @@ from lrkernels.adapters.rotation_adapter import RotationAdapter
 from lrkernels.adapters.singlora import SingLoRA, count_steps
 from lrkernels.adapters.sorsa import SORSA
 from lrkernels.adapters.svft import SVFT
+from lrkernels.adapters.tlora import TLoRA
 from lrkernels.adapters.vera import VeRA, VeRAFactors
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "DyLoRA",
     "Factors",
     "Givens",
+    "LaMDA",
     "LoRA",
     "LoRAFA",
     "LoRAXS",
@@ -56,10 +60,12 @@ __all__ = [
     "RankAllocator",
     "RotationAdapter",
     "SingLoRA",
+    "TLoRA",
     "VeRA",
     "VeRAFactors",
     "adapted_layers",
     "count_steps",
+    "eigenlorax_",
     "eva_",
     "lora_ga_",
     "lora_plus_groups",

@@ -13,6 +13,7 @@ from lrkernels.nn.orthogonality import (
     mutual_coherence,
     soft_orthogonality,
     spectral_isometry,
+    unit_spectral_norm,
 )
 from lrkernels.nn.psoft_linear import PSOFTLinear
 from lrkernels.nn.replace import replace_linear
@@ -29,6 +30,7 @@ from lrkernels.nn.rotations import (
 )
 from lrkernels.nn.row_conditioning import condition_rows
 from lrkernels.nn.sandwich_linear import SandwichLinear
+from lrkernels.nn.sketched_linear import SketchedLinear
 from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "RotatedLinear",
     "Rotation",
     "SandwichLinear",
+    "SketchedLinear",
     "SplitLowRankLinear",
     "condition_rows",
     "convolution_orthogonality",
@@ -61,5 +64,6 @@ __all__ = [
     "replace_linear",
     "soft_orthogonality",
     "spectral_isometry",
+    "unit_spectral_norm",
     "zero_one_",
 ]

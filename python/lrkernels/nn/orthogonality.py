@@ -6,7 +6,7 @@ A weight ``[out, …]`` is the matrix ``[out, rest]`` of its filters, of which a
 in float32 or wider.
 
 Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations in training deep CNNs?", NeurIPS 2018;
-``convolution_orthogonality`` says its own source.
+``convolution_orthogonality`` and ``unit_spectral_norm`` say their own source.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrkernels.nn.rotations.rotation import full_precision, wide
+from lrkernels.ops import power_iteration
 
 
 def _matrix(name: str, weight: Tensor) -> Tensor:
@@ -68,6 +69,23 @@ def spectral_isometry(weight: Tensor, iterations: int = 2) -> Tensor:
             direction = F.normalize(excess @ direction, dim=0)
     with full_precision(excess):
         return torch.linalg.vector_norm(excess @ direction)
+
+
+def unit_spectral_norm(weight: Tensor, power: int = 2, iterations: int = 8) -> Tensor:
+    """(‖W‖₂^power − 1)², the norm by :func:`lrkernels.power_iteration` from below: keeps a layer trainable over tasks.
+
+    Zero for an orthonormal weight, and for any whose largest singular value is 1: it is the least that a penalty can
+    ask for. The start is fixed, so the same weight gives the same bits; the gradient is that of the norm in the
+    directions that the iteration found.
+
+    Lewandowski et al., "Learning continually by spectral regularization", 2024.
+    """
+    if power < 1 or iterations < 1:
+        raise ValueError(f"unit_spectral_norm: power is {power}, iterations {iterations}, expected at least 1")
+    w = _matrix("unit_spectral_norm", weight)
+    with full_precision(w):
+        sigma, _, _ = power_iteration(w, iters=iterations)
+        return (sigma**power - 1.0).square()
 
 
 def convolution_orthogonality(kernel: Tensor, stride: int = 1) -> Tensor:
