@@ -1,11 +1,13 @@
 // The parts of the sketch family that no Python test can see alone: eigenvalues, small singular value decompositions
 // and triangles in float64 against their definitions, which rung of the QR ladder a matrix needs, and work memory that
 // is not initialised.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <list>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cpu/sketch/householder_qr.h"
@@ -15,6 +17,7 @@
 #include "cpu/sketch/small_svd.h"
 #include "cpu/sketch/tall_products.h"
 #include "cpu/sketch/vector_loops.h"
+#include "lrk/side_by_side.h"
 
 namespace {
 
@@ -205,8 +208,7 @@ void check_triangles() {
 }
 
 /// Which rung makes the columns orthonormal, of a matrix whose columns lean towards the first by `angle`.
-void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* name) {
-  const int64_t cols = 20;
+void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* name, int64_t cols = 20) {
   Dense q = random(rows * cols, 11);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 1; j < cols; ++j) q[size_t(i * cols + j)] = q[size_t(i * cols)] + angle * q[size_t(i * cols + j)];
@@ -310,6 +312,78 @@ void check_tall_products() {
   }
 }
 
+/// Every problem once, whatever the threads; work memory is one problem's at a time; the first failure is reported.
+void check_side_by_side() {
+  constexpr int64_t kCount = 300;
+  TestContext test;
+  test.context.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
+    std::thread half([&] { body(0, tasks / 2); });
+    body(tasks / 2, tasks);
+    half.join();
+  };
+  std::vector<int> times(kCount, 0), spoiled(kCount, 0);
+  const auto one = [&](int64_t index, const Context& own) -> Status {
+    double* const first = static_cast<double*>(own.allocate(800));
+    double* const second = static_cast<double*>(own.allocate(80));
+    std::fill_n(first, 100, double(index)), std::fill_n(second, 10, -1.0);
+    own.parallel_for(5, [&](int64_t begin, int64_t end) { times[size_t(index)] += int(end - begin); });
+    spoiled[size_t(index)] = int(std::count(first, first + 100, double(index)) != 100);
+    return index % 70 == 69 ? Status::invalid("problem " + std::to_string(index)) : Status{};
+  };
+  const Status status = run_side_by_side(kCount, test.context, one);
+  expect(status.message == "problem 69", "side by side: the first failure is " + status.message);
+  expect(times == std::vector<int>(kCount, 5), "side by side: not every problem once");
+  expect(spoiled == std::vector<int>(kCount, 0), "side by side: two problems have the same memory");
+  expect(test.memory.size() <= 4, "side by side: memory is not used again");
+  expect(run_side_by_side(0, test.context, one).ok(), "side by side: no problems");
+}
+
+/// A basis of before leaves only the columns beyond it to a random start, which takes additions and no product.
+void check_warm_start() {
+  const int64_t rows = 90, cols = 150, size = 12, warm = 5;
+  std::vector<float> a, q0(size_t(rows * warm), 0.0f), q(size_t(rows * size)), cold = q;
+  for (const double value : random(rows * cols, 21)) a.push_back(float(value));
+  for (int64_t j = 0; j < warm; ++j) q0[size_t(j * warm + j)] = 1;
+  TestContext test;
+  RangeFinderArgs args;
+  args.a = cpu::view_of<float>(static_cast<const float*>(a.data()), rows, cols);
+  args.power_iters = 0, args.seed = 3;
+  int64_t widest = 0;
+  args.product = [&](const MatrixView& left, const MatrixView& right, const MutableMatrixView& out) {
+    if (left.data == args.a.data) widest = std::max(widest, out.cols);
+    LinearArgs product;
+    product.s = left, product.up = right.transposed(), product.y = out;
+    return lowrank_cpu().linear(product, test.context);
+  };
+  args.q = cpu::view_of(cold.data(), rows, size);
+  expect(sketch_cpu().range_finder(args, test.context).ok() && widest == 0, "a cold start multiplies");
+  args.q0 = cpu::view_of<float>(static_cast<const float*>(q0.data()), rows, warm);
+  args.q = cpu::view_of(q.data(), rows, size);
+  expect(sketch_cpu().range_finder(args, test.context).ok(), "a warm start");
+  expect(widest == warm, "a warm start multiplies A by " + std::to_string(widest) + " columns");
+  Dense columns(size_t(rows * size));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < size; ++j) columns[size_t(j * rows + i)] = double(q[size_t(i * size + j)]);
+  expect(distance_from_orthonormal(columns.data(), size, rows) < 1e-6, "a warm start: not orthonormal");
+  // Behind the warm columns lies A times the first columns of Omega: A Omega's projection onto q is itself.
+  std::vector<float> first(size_t(rows * size));
+  const MatrixProduct own;
+  cpu::Workbench bench(test.context, own);
+  expect(cpu::multiply_by_sparse_signs<float>(bench, args.a, 3, size, 1.0, cpu::view_of(first.data(), rows, size)).ok(),
+         "A Omega");
+  for (int64_t j = 0; j < size - warm; ++j) {
+    Dense rest(static_cast<size_t>(rows));
+    for (int64_t i = 0; i < rows; ++i) rest[size_t(i)] = double(first[size_t(i * size + j)]);
+    const double whole = norm(rest);
+    for (int64_t k = 0; k < size; ++k) {
+      const double* const column = columns.data() + k * rows;
+      const double shared = cpu::vector_loops().dot(column, rest.data(), rows);
+      cpu::vector_loops().add_scaled(rest.data(), -shared, column, rows);
+    }
+    expect(norm(rest) < 1e-5 * whole, "a warm start lacks column " + std::to_string(j) + " of A Omega");
+  }
+}
+
 /// A basis between two products: no column lost, and well conditioned, whatever the matrix is.
 void check_normalize() {
   const int64_t rows = 200, cols = 12;
@@ -337,6 +411,8 @@ int main() {
   check_tall_products<float>();
   check_tall_products<double>();
   check_normalize();
+  check_warm_start();
+  check_side_by_side();
   check_eigenvalues();
   check_small_svds();
   check_triangles();
@@ -346,6 +422,7 @@ int main() {
   check_ladder(400, 0.0, cpu::QrRung::kSketch, "of rank one");
   check_ladder(30, 1e-8, cpu::QrRung::kHouseholder, "ill conditioned and short");
   check_ladder(20, 0.0, cpu::QrRung::kHouseholder, "square and of rank one");
+  check_ladder(200, 1.0, cpu::QrRung::kHouseholder, "well conditioned and squat", 150);
   check_sparse_rows();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 && checks > 1000 ? 0 : 1;

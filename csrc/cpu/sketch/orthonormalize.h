@@ -20,8 +20,8 @@ enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 ///  2. The triangle of a sketch of the matrix preconditions it first (Fan, Guo and Lin; Balabanov, "Randomized Cholesky
 ///     QR factorizations", 2022; Higgins, Szyld, Boman and Yamazaki, 2023). Columns that depend on those before are
 ///     replaced by random signs. Good to 1e12.
-///  3. Householder's reflections in float64, for matrices with hardly more rows than columns, and for what the second
-///     rung did not make orthonormal.
+///  3. Householder's reflections in float64, for what the rungs before did not make orthonormal, and first of all for
+///     matrices of many columns and hardly more rows.
 template <class T>
 Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double* r, QrRung* rung = nullptr);
 
