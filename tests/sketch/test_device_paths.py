@@ -171,6 +171,18 @@ PATHS = [
 ]
 
 
+def test_plans_and_traces_of_the_cpu():
+    wide, narrow = torch.randn(300, 200), torch.randn(300, 60)
+    for op, sizes in (("orthonormalize", ()), ("range_finder", (8,)), ("rsvd", (8,)), ("polar", ())):
+        assert lrkernels.explain(op, wide, *sizes)[0].workspace_bytes > 0
+    for op in ("range_finder", "rsvd"):
+        assert "sparse" in lrkernels.explain(op, wide, 8)[0].reason
+        assert "Gaussian" in lrkernels.explain(op, narrow, 8)[0].reason
+    with lrkernels.trace() as kernels:
+        lrkernels.rsvd(wide, 8)
+    assert "library_eigh" in kernels
+
+
 @pytest.mark.parametrize(("op", "shape", "kernel"), PATHS)
 def test_plans(device, op, shape, kernel):
     if device.backend == "cpu":

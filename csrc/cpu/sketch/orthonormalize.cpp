@@ -48,7 +48,7 @@ class ColumnQr {
 
     QrRung reached = QrRung::kGram;
     bool orthonormal = false;
-    if (!is_squat()) LRK_RETURN_IF_FAILED(passes(&orthonormal));
+    if (!reflects_at_once(rows_, cols_)) LRK_RETURN_IF_FAILED(passes(&orthonormal));
     if (!orthonormal && rows_ >= 2 * sketch_rows()) {  // a shorter matrix is not made easier by a sketch
       reached = QrRung::kSketch;
       LRK_RETURN_IF_FAILED(precondition());
@@ -64,10 +64,6 @@ class ColumnQr {
 
  private:
   int64_t sketch_rows() const { return 2 * cols_ + 16; }
-
-  /// Reflections need fewer operations than two passes of CholeskyQR, of which a square matrix may need three; few
-  /// columns are not worth their panels.
-  bool is_squat() const { return rows_ < 2 * cols_ && cols_ >= 128; }
 
   /// Columns times powers of two: their largest entries come near 1, exactly. False where one is not finite.
   bool scale_columns() {

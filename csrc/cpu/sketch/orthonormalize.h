@@ -8,6 +8,10 @@ namespace lrk::cpu {
 /// The rungs that a matrix needed, for plans' sake and for tests.
 enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 
+/// Whether the third rung comes first. Reflections need fewer operations than two passes of CholeskyQR, of which a
+/// square matrix may need three; few columns are not worth their panels.
+inline bool reflects_at_once(int64_t rows, int64_t cols) { return rows < 2 * cols && cols >= 128; }
+
 /// q [rows, cols], cols <= rows, contiguous, becomes an orthonormal basis of its own columns, completed where they are
 /// dependent, or NaN where one of them is not finite; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal
 /// not negative.
