@@ -3,11 +3,8 @@
 // is not initialised.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
-#include <list>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cpu/sketch/householder_qr.h"
@@ -17,43 +14,12 @@
 #include "cpu/sketch/small_svd.h"
 #include "cpu/sketch/tall_products.h"
 #include "cpu/sketch/vector_loops.h"
-#include "lrk/side_by_side.h"
-#include "lrk/sketch_batched.h"
+#include "cpu_test.h"
 
 namespace {
 
 using namespace lrk;
-using Dense = std::vector<double>;  // row-major
-
-int failures = 0, checks = 0;
-
-void expect(bool condition, const std::string& what) {
-  ++checks;
-  if (condition) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-/// Memory full of NaNs, all on this thread.
-struct TestContext {
-  std::list<std::vector<double>> memory;
-  Context context;
-
-  TestContext() {
-    context.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) { body(0, tasks); };
-    context.allocate = [this](size_t bytes) -> void* {
-      memory.emplace_back(bytes / 8 + 64, std::numeric_limits<double>::quiet_NaN());
-      const auto address = reinterpret_cast<uintptr_t>(memory.back().data());
-      return reinterpret_cast<void*>((address + 255) / 256 * 256);
-    };
-  }
-};
-
-/// Uniform in [-1, 1).
-Dense random(int64_t count, uint64_t seed) {
-  Dense values;
-  for (int64_t i = 0; i < count; ++i) values.push_back(philox_element(seed, uint64_t(i)) / 2147483648.0 - 1);
-  return values;
-}
+using namespace lrk::testing;
 
 /// The largest entry of |rows rowsT - I| of `count` rows.
 double distance_from_orthonormal(const double* rows, int64_t count, int64_t length) {
@@ -313,114 +279,6 @@ void check_tall_products() {
   }
 }
 
-/// Every problem once, whatever the threads; work memory is one problem's at a time; the first failure is reported.
-void check_side_by_side() {
-  constexpr int64_t kCount = 300;
-  TestContext test;
-  test.context.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
-    std::thread half([&] { body(0, tasks / 2); });
-    body(tasks / 2, tasks);
-    half.join();
-  };
-  std::vector<int> times(kCount, 0), spoiled(kCount, 0);
-  const auto one = [&](int64_t index, const Context& own) -> Status {
-    double* const first = static_cast<double*>(own.allocate(800));
-    double* const second = static_cast<double*>(own.allocate(80));
-    std::fill_n(first, 100, double(index)), std::fill_n(second, 10, -1.0);
-    own.parallel_for(5, [&](int64_t begin, int64_t end) { times[size_t(index)] += int(end - begin); });
-    spoiled[size_t(index)] = int(std::count(first, first + 100, double(index)) != 100);
-    return index % 70 == 69 ? Status::invalid("problem " + std::to_string(index)) : Status{};
-  };
-  const Status status = run_side_by_side(kCount, test.context, one);
-  expect(status.message == "problem 69", "side by side: the first failure is " + status.message);
-  expect(times == std::vector<int>(kCount, 5), "side by side: not every problem once");
-  expect(spoiled == std::vector<int>(kCount, 0), "side by side: two problems have the same memory");
-  expect(test.memory.size() <= 4, "side by side: memory is not used again");
-  expect(run_side_by_side(0, test.context, one).ok(), "side by side: no problems");
-}
-
-/// Bytes that an operation asks for, which are those of its plan; more where it makes products of its own besides.
-template <class Args>
-void check_workspace(const std::string& what, Plan (*plan)(const Args&, const Context&),
-                     Status (*operation)(const Args&, const Context&), const Args& args, bool own_products = false) {
-  TestContext test;
-  size_t bytes = 0;
-  const auto allocate = test.context.allocate;
-  test.context.allocate = [&](size_t more) { return bytes += more, allocate(more); };
-  const size_t planned = plan(args, test.context).workspace_bytes;
-  expect(bytes == 0, what + ": a plan takes memory");
-  expect(operation(args, test.context).ok(), what);
-  expect(bytes == planned || (own_products && bytes > planned),
-         what + ": " + std::to_string(bytes) + " bytes, planned " + std::to_string(planned));
-}
-
-template <class T>
-void check_workspaces() {
-  const SketchBackend& backend = sketch_cpu();
-  const MatrixProduct product = [](const MatrixView& a, const MatrixView& b, const MutableMatrixView& out) -> Status {
-    const auto at = [](const MatrixView& view, int64_t i, int64_t j) {
-      const int64_t offset = i * view.row_stride + j * view.col_stride;
-      return view.dtype == DType::kFloat64 ? static_cast<const double*>(view.data)[offset]
-                                           : double(static_cast<const float*>(view.data)[offset]);
-    };
-    for (int64_t i = 0; i < out.rows; ++i)
-      for (int64_t j = 0; j < out.cols; ++j) {
-        double sum = 0;
-        for (int64_t k = 0; k < a.cols; ++k) sum += at(a, i, k) * at(b, k, j);
-        const int64_t offset = i * out.row_stride + j * out.col_stride;
-        if (out.dtype == DType::kFloat64)
-          static_cast<double*>(out.data)[offset] = sum;
-        else
-          static_cast<float*>(out.data)[offset] = float(sum);
-      }
-    return {};
-  };
-  struct Shape {
-    int64_t rows, cols, basis, rank, warm, steps;
-  };
-  for (const Shape& shape : {Shape{300, 40, 12, 8, 0, 1}, {150, 200, 24, 10, 6, 0}, {180, 500, 60, 40, 0, 2}}) {
-    const auto [rows, cols, basis, rank, warm, steps] = shape;
-    std::string name = sizeof(T) == 8 ? " float64 " : " float32 ";
-    name += std::to_string(rows) + "x" + std::to_string(cols);
-    const int64_t size = std::min(rows, cols);
-    std::vector<T> a, q0(size_t(rows * std::max<int64_t>(warm, 1)), T(0)), out(size_t(3 * rows * cols));
-    for (const double value : random(rows * cols, 31)) a.push_back(T(value));
-    for (int64_t j = 0; j < warm; ++j) q0[size_t(j * warm + j)] = 1;
-    const MatrixView from = cpu::view_of<T>(static_cast<const T*>(a.data()), rows, cols);
-    OrthonormalizeArgs qr;
-    qr.a = from, qr.product = product, qr.q = cpu::view_of(out.data(), rows, size);
-    qr.r = cpu::view_of(out.data() + rows * size, size, cols);
-    check_workspace("orthonormalize" + name, backend.plan_orthonormalize, backend.orthonormalize, qr,
-                    cpu::reflects_at_once(rows, size));
-    RangeFinderArgs range;
-    range.a = from, range.power_iters = steps, range.product = product;
-    range.q = cpu::view_of(out.data(), rows, basis);
-    if (warm > 0) range.q0 = cpu::view_of<T>(static_cast<const T*>(q0.data()), rows, warm);
-    check_workspace("range_finder" + name, backend.plan_range_finder, backend.range_finder, range);
-    RsvdArgs svd;
-    svd.range = range, svd.basis = basis, svd.u = cpu::view_of(out.data(), rows, rank);
-    svd.v = cpu::view_of(out.data() + rows * rank, cols, rank);
-    svd.s = cpu::view_of(out.data() + 2 * rows * cols, 1, rank);
-    check_workspace("rsvd" + name, backend.plan_rsvd, backend.rsvd, svd);
-    PolarArgs polar;
-    polar.a = from, polar.product = product, polar.out = cpu::view_of(out.data(), rows, cols);
-    polar.coefficients = {1.5, -0.5, 0.0};
-    check_workspace("polar" + name, backend.plan_polar, backend.polar, polar);
-    polar.exact = true;
-    check_workspace("exact polar" + name, backend.plan_polar, backend.polar, polar,
-                    cpu::reflects_at_once(std::max(rows, cols), size));
-    double bound = 0;
-    SpectralNormBoundArgs norm_bound;
-    norm_bound.weight = from, norm_bound.iters = 1, norm_bound.product = product, norm_bound.bound = &bound;
-    check_workspace("norm bound" + name, backend.plan_spectral_norm_bound, backend.spectral_norm_bound, norm_bound);
-    BatchedPolarArgs stack;
-    stack.a = {cpu::view_of<T>(static_cast<const T*>(a.data()), rows / 10, cols), 10, rows / 10 * cols};
-    stack.out = {cpu::view_of(out.data(), rows / 10, cols), 10, rows / 10 * cols};
-    stack.coefficients = {1.5, -0.5, 0.0};
-    check_workspace("polar stack" + name, backend.plan_polar_stack, backend.polar_stack, stack);
-  }
-}
-
 /// A basis of before leaves only the columns beyond it to a random start, which takes additions and no product.
 void check_warm_start() {
   const int64_t rows = 90, cols = 150, size = 12, warm = 5;
@@ -494,10 +352,7 @@ int main() {
   check_tall_products<float>();
   check_tall_products<double>();
   check_normalize();
-  check_workspaces<float>();
-  check_workspaces<double>();
   check_warm_start();
-  check_side_by_side();
   check_eigenvalues();
   check_small_svds();
   check_triangles();
