@@ -1,5 +1,5 @@
-// torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration; on the CPU a matrix of the
-// batch after the other, or small ones side by side, on CUDA all at once.
+// torch.ops.lrk.orthonormalize, range_finder, rsvd and low_rank_approx: schemas, registration; on the CPU a matrix of
+// the batch after the other, or small ones side by side, on CUDA all at once.
 #include <array>
 #include <atomic>
 #include <cmath>

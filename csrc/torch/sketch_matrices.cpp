@@ -65,6 +65,7 @@ MatrixProduct matrix_product(const Execution& execution) {
 
 SymmetricEigen symmetric_eigen() {
   return [](double* a, int64_t size, double* values) -> Status {
+    record_dispatch("library_eigh");
     const MatrixView view{a, DType::kFloat64, size, size, size, 1};
     const auto [ascending, columns] = aten_eigh(borrowed(view));
     const double* const from = static_cast<const double*>(ascending.const_data_ptr());

@@ -1,10 +1,9 @@
 // The parts of the sketch family that no Python test can see alone: eigenvalues, small singular value decompositions
 // and triangles in float64 against their definitions, which rung of the QR ladder a matrix needs, and work memory that
 // is not initialised.
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
-#include <list>
 #include <string>
 #include <vector>
 
@@ -15,41 +14,12 @@
 #include "cpu/sketch/small_svd.h"
 #include "cpu/sketch/tall_products.h"
 #include "cpu/sketch/vector_loops.h"
+#include "cpu_test.h"
 
 namespace {
 
 using namespace lrk;
-using Dense = std::vector<double>;  // row-major
-
-int failures = 0, checks = 0;
-
-void expect(bool condition, const std::string& what) {
-  ++checks;
-  if (condition) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-/// Memory full of NaNs, all on this thread.
-struct TestContext {
-  std::list<std::vector<double>> memory;
-  Context context;
-
-  TestContext() {
-    context.parallel_for = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) { body(0, tasks); };
-    context.allocate = [this](size_t bytes) -> void* {
-      memory.emplace_back(bytes / 8 + 64, std::numeric_limits<double>::quiet_NaN());
-      const auto address = reinterpret_cast<uintptr_t>(memory.back().data());
-      return reinterpret_cast<void*>((address + 255) / 256 * 256);
-    };
-  }
-};
-
-/// Uniform in [-1, 1).
-Dense random(int64_t count, uint64_t seed) {
-  Dense values;
-  for (int64_t i = 0; i < count; ++i) values.push_back(philox_element(seed, uint64_t(i)) / 2147483648.0 - 1);
-  return values;
-}
+using namespace lrk::testing;
 
 /// The largest entry of |rows rowsT - I| of `count` rows.
 double distance_from_orthonormal(const double* rows, int64_t count, int64_t length) {
@@ -205,8 +175,7 @@ void check_triangles() {
 }
 
 /// Which rung makes the columns orthonormal, of a matrix whose columns lean towards the first by `angle`.
-void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* name) {
-  const int64_t cols = 20;
+void check_ladder(int64_t rows, double angle, cpu::QrRung expected, const char* name, int64_t cols = 20) {
   Dense q = random(rows * cols, 11);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 1; j < cols; ++j) q[size_t(i * cols + j)] = q[size_t(i * cols)] + angle * q[size_t(i * cols + j)];
@@ -310,6 +279,52 @@ void check_tall_products() {
   }
 }
 
+/// A basis of before leaves only the columns beyond it to a random start, which takes additions and no product.
+void check_warm_start() {
+  const int64_t rows = 90, cols = 150, size = 12, warm = 5;
+  std::vector<float> a, q0(size_t(rows * warm), 0.0f), q(size_t(rows * size)), cold = q;
+  for (const double value : random(rows * cols, 21)) a.push_back(float(value));
+  for (int64_t j = 0; j < warm; ++j) q0[size_t(j * warm + j)] = 1;
+  TestContext test;
+  RangeFinderArgs args;
+  args.a = cpu::view_of<float>(static_cast<const float*>(a.data()), rows, cols);
+  args.power_iters = 0, args.seed = 3;
+  int64_t widest = 0;
+  args.product = [&](const MatrixView& left, const MatrixView& right, const MutableMatrixView& out) {
+    if (left.data == args.a.data) widest = std::max(widest, out.cols);
+    LinearArgs product;
+    product.s = left, product.up = right.transposed(), product.y = out;
+    return lowrank_cpu().linear(product, test.context);
+  };
+  args.q = cpu::view_of(cold.data(), rows, size);
+  expect(sketch_cpu().range_finder(args, test.context).ok() && widest == 0, "a cold start multiplies");
+  args.q0 = cpu::view_of<float>(static_cast<const float*>(q0.data()), rows, warm);
+  args.q = cpu::view_of(q.data(), rows, size);
+  expect(sketch_cpu().range_finder(args, test.context).ok(), "a warm start");
+  expect(widest == warm, "a warm start multiplies A by " + std::to_string(widest) + " columns");
+  Dense columns(size_t(rows * size));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < size; ++j) columns[size_t(j * rows + i)] = double(q[size_t(i * size + j)]);
+  expect(distance_from_orthonormal(columns.data(), size, rows) < 1e-6, "a warm start: not orthonormal");
+  // Behind the warm columns lies A times the first columns of Omega: A Omega's projection onto q is itself.
+  std::vector<float> first(size_t(rows * size));
+  const MatrixProduct own;
+  cpu::Workbench bench(test.context, own);
+  expect(cpu::multiply_by_sparse_signs<float>(bench, args.a, 3, size, 1.0, cpu::view_of(first.data(), rows, size)).ok(),
+         "A Omega");
+  for (int64_t j = 0; j < size - warm; ++j) {
+    Dense rest(static_cast<size_t>(rows));
+    for (int64_t i = 0; i < rows; ++i) rest[size_t(i)] = double(first[size_t(i * size + j)]);
+    const double whole = norm(rest);
+    for (int64_t k = 0; k < size; ++k) {
+      const double* const column = columns.data() + k * rows;
+      const double shared = cpu::vector_loops().dot(column, rest.data(), rows);
+      cpu::vector_loops().add_scaled(rest.data(), -shared, column, rows);
+    }
+    expect(norm(rest) < 1e-5 * whole, "a warm start lacks column " + std::to_string(j) + " of A Omega");
+  }
+}
+
 /// A basis between two products: no column lost, and well conditioned, whatever the matrix is.
 void check_normalize() {
   const int64_t rows = 200, cols = 12;
@@ -337,6 +352,7 @@ int main() {
   check_tall_products<float>();
   check_tall_products<double>();
   check_normalize();
+  check_warm_start();
   check_eigenvalues();
   check_small_svds();
   check_triangles();
@@ -346,6 +362,7 @@ int main() {
   check_ladder(400, 0.0, cpu::QrRung::kSketch, "of rank one");
   check_ladder(30, 1e-8, cpu::QrRung::kHouseholder, "ill conditioned and short");
   check_ladder(20, 0.0, cpu::QrRung::kHouseholder, "square and of rank one");
+  check_ladder(200, 1.0, cpu::QrRung::kHouseholder, "well conditioned and squat", 150);
   check_sparse_rows();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 && checks > 1000 ? 0 : 1;

@@ -108,6 +108,47 @@ def test_a_warm_start(device):
         assert all(orthogonality_error(q) < 1e-6 and q.shape[1] == 6 + oversample for q in bases)
 
 
+@pytest.mark.parametrize("cols", (64, 100), ids=("gaussian start", "sparse start"))
+def test_matrices_as_large_as_their_norm_allows(device, cols):
+    """A product with a random start may be larger than the norm, which is what float32 has to hold."""
+    a = torch.full((1, cols), 2.5e38 / cols**0.5, device=device.device)
+    for seed in range(12):
+        _, s, v = lrkernels.rsvd(a, 1, seed=seed)
+        torch.testing.assert_close(s.cpu(), torch.tensor([2.5e38]), rtol=1e-5, atol=0)
+        assert orthogonality_error(v.cpu()) < 1e-5
+        assert lrkernels.range_finder(a, 1, power_iters=0, seed=seed).abs().item() == pytest.approx(1)
+
+
+def test_what_lies_below_the_diagonal_of_r_is_zero(device):
+    a = torch.randn(7, 5)
+    for poison in (0.0, torch.nan):
+        a[2, 3] = poison
+        r = lrkernels.orthonormalize(a.to(device.device))[1]
+        assert not r.tril(-1).any() and r.triu().isnan().any() == (poison != 0)
+
+
+def test_small_batches_are_their_matrices(device):
+    """Side by side on the CPU, whatever the number of threads is."""
+    a = matrix(40, 30, lambda i, n: 0.7**i).float() @ torch.randn(9, 30, 30)
+    ops = (lambda m: lrkernels.rsvd(m, 4), lambda m: (lrkernels.range_finder(m, 4),), lrkernels.orthonormalize)
+    for op in ops:
+        together = op(a.to(device.device))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            again = op(a.to(device.device))
+        finally:
+            torch.set_num_threads(threads)
+        alone = zip(*(op(m.to(device.device)) for m in a), strict=True)
+        for ours, same, matrices in zip(together, again, alone, strict=True):
+            assert torch.equal(ours, same)
+            torch.testing.assert_close(ours, torch.stack(matrices), rtol=0, atol=1e-4)
+    bad = a.clone()
+    bad[4, 2, 3] = torch.inf
+    s = lrkernels.rsvd(bad.to(device.device), 4, check="nan")[1]
+    assert s[4].isnan().all() and s[[0, 1, 2, 3, 5, 6, 7, 8]].isfinite().all()
+
+
 def test_nobody_asks_the_device_whether_numbers_are_finite(device):
     if device.backend == "cpu":
         pytest.skip("the CPU raises")
@@ -128,6 +169,18 @@ PATHS = [
     ("range_finder", (500, 300), "range_finder_sm80"),
     ("sketch", (500, 300), "sketch_rademacher_sm80_32x64"),
 ]
+
+
+def test_plans_and_traces_of_the_cpu():
+    wide, narrow = torch.randn(300, 200), torch.randn(300, 60)
+    for op, sizes in (("orthonormalize", ()), ("range_finder", (8,)), ("rsvd", (8,)), ("polar", ())):
+        assert lrkernels.explain(op, wide, *sizes)[0].workspace_bytes > 0
+    for op in ("range_finder", "rsvd"):
+        assert "sparse" in lrkernels.explain(op, wide, 8)[0].reason
+        assert "Gaussian" in lrkernels.explain(op, narrow, 8)[0].reason
+    with lrkernels.trace() as kernels:
+        lrkernels.rsvd(wide, 8)
+    assert "library_eigh" in kernels
 
 
 @pytest.mark.parametrize(("op", "shape", "kernel"), PATHS)

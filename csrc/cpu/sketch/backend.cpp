@@ -1,6 +1,9 @@
 // sketch_cpu(): one kernel an operation, float32 or float64.
 #include "cpu/sketch/kernels.h"
+#include "cpu/sketch/orthonormalize.h"
 #include "cpu/sketch/sketch_matrix.h"
+#include "cpu/sketch/workspace_bytes.h"
+#include "device/sketch_rules.h"
 #include "runtime/cpu_features.h"
 
 namespace lrk {
@@ -8,9 +11,9 @@ namespace {
 
 std::string name(const char* operation) { return std::string("sketch_") + operation + "_cpu"; }
 
-Plan plan(const char* operation, const char* reason) {
+Plan plan(const char* operation, const std::string& reason, size_t workspace_bytes = 0) {
   Plan plan;
-  plan.kernel = name(operation), plan.reason = reason;
+  plan.kernel = name(operation), plan.reason = reason, plan.workspace_bytes = workspace_bytes;
 #if defined(__x86_64__)
   plan.hardware_verified = true;
 #endif
@@ -18,6 +21,17 @@ Plan plan(const char* operation, const char* reason) {
 }
 
 bool is_double(const MatrixView& view) { return view.dtype == DType::kFloat64; }
+
+template <class Args>
+size_t bytes_of(const Args& args, const MatrixView& a) {
+  return is_double(a) ? cpu::workspace_bytes<double>(args) : cpu::workspace_bytes<float>(args);
+}
+
+std::string start_of(const RangeFinderArgs& args, int64_t size) {
+  return starts_gaussian(args.a.cols, size)
+             ? "subspace iteration from Gaussian columns, by GEMMs"
+             : "subspace iteration from sparse random signs: a pass of additions, then GEMMs";
+}
 
 Plan plan_sketch_matrix(const SketchMatrixArgs&, const Context&) {
   return plan("matrix", "the matrix is written once, and multiplied by a GEMM");
@@ -30,8 +44,12 @@ Status sketch_matrix(const SketchMatrixArgs& args, const Context& context) {
   return {};
 }
 
-Plan plan_orthonormalize(const OrthonormalizeArgs&, const Context&) {
-  return plan("orthonormalize", "CholeskyQR from a float64 Gram matrix, preconditioned by a sketch where that fails");
+Plan plan_orthonormalize(const OrthonormalizeArgs& args, const Context&) {
+  const bool squat = cpu::reflects_at_once(args.a.rows, std::min(args.a.rows, args.a.cols));
+  return plan("orthonormalize",
+              squat ? "Householder's reflections in panels: hardly more rows than columns"
+                    : "CholeskyQR from a float64 Gram matrix, preconditioned by a sketch where that fails",
+              bytes_of(args, args.a));
 }
 
 Status orthonormalize(const OrthonormalizeArgs& args, const Context& context) {
@@ -40,8 +58,8 @@ Status orthonormalize(const OrthonormalizeArgs& args, const Context& context) {
                            : cpu::orthonormalize_matrix<float>(args, context);
 }
 
-Plan plan_range_finder(const RangeFinderArgs&, const Context&) {
-  return plan("range_finder", "subspace iteration from sparse random signs: a pass of additions, then GEMMs");
+Plan plan_range_finder(const RangeFinderArgs& args, const Context&) {
+  return plan("range_finder", start_of(args, args.q.cols), bytes_of(args, args.a));
 }
 
 Status range_finder(const RangeFinderArgs& args, const Context& context) {
@@ -49,8 +67,11 @@ Status range_finder(const RangeFinderArgs& args, const Context& context) {
   return is_double(args.a) ? cpu::find_range<double>(args, context) : cpu::find_range<float>(args, context);
 }
 
-Plan plan_rsvd(const RsvdArgs&, const Context&) {
-  return plan("rsvd", "the range finder, then eigenvectors of QT A AT Q, or for their digits the SVD of a triangle");
+Plan plan_rsvd(const RsvdArgs& args, const Context&) {
+  return plan("rsvd",
+              start_of(args.range, args.basis) +
+                  "; then eigenvectors of QT A AT Q, or for their digits the SVD of a triangle",
+              bytes_of(args, args.range.a));
 }
 
 Status rsvd(const RsvdArgs& args, const Context& context) {
@@ -62,7 +83,8 @@ Status rsvd(const RsvdArgs& args, const Context& context) {
 const char* polar_name(const PolarArgs& args) { return args.exact ? "polar_exact" : "newton_schulz"; }
 
 Plan plan_polar(const PolarArgs& args, const Context&) {
-  return plan(polar_name(args), args.exact ? "the SVD of the triangle of a QR" : "products on the short side");
+  return plan(polar_name(args), args.exact ? "the SVD of the triangle of a QR" : "products on the short side",
+              bytes_of(args, args.a));
 }
 
 Status polar(const PolarArgs& args, const Context& context) {
@@ -70,8 +92,8 @@ Status polar(const PolarArgs& args, const Context& context) {
   return is_double(args.a) ? cpu::polar_factor<double>(args, context) : cpu::polar_factor<float>(args, context);
 }
 
-Plan plan_polar_stack(const BatchedPolarArgs&, const Context&) {
-  return plan("newton_schulz_stack", "matrices that stay in a core's cache, one a core");
+Plan plan_polar_stack(const BatchedPolarArgs& args, const Context&) {
+  return plan("newton_schulz_stack", "matrices that stay in a core's cache, one a core", cpu::workspace_bytes(args));
 }
 
 Status polar_stack(const BatchedPolarArgs& args, const Context& context) {
@@ -79,8 +101,8 @@ Status polar_stack(const BatchedPolarArgs& args, const Context& context) {
   return cpu::newton_schulz_stack(args, context);
 }
 
-Plan plan_spectral_norm_bound(const SpectralNormBoundArgs&, const Context&) {
-  return plan("spectral_norm_bound", "a Gram iteration in float64, its rounding added");
+Plan plan_spectral_norm_bound(const SpectralNormBoundArgs& args, const Context&) {
+  return plan("spectral_norm_bound", "a Gram iteration in float64, its rounding added", cpu::workspace_bytes(args));
 }
 
 Status spectral_norm_bound(const SpectralNormBoundArgs& args, const Context& context) {

@@ -18,11 +18,9 @@ class HouseholderQr {
 
   Status run(double* r) {
     const Scratch::Frame frame(bench_.scratch);
-    diagonal_ = bench_.scratch.take<double>(cols_);
-    factors_ = bench_.scratch.take<double>(cols_ * kPanel);
-    vectors_ = bench_.scratch.take<double>(kPanel * rows_);
-    shared_ = bench_.scratch.take<double>(cols_ * kPanel);
-    turned_ = bench_.scratch.take<double>(cols_ * kPanel);
+    double** const memory[] = {&diagonal_, &factors_, &vectors_, &shared_, &turned_};
+    const auto elements = householder_scratch(rows_, cols_);
+    for (size_t i = 0; i < elements.size(); ++i) *memory[i] = bench_.scratch.take<double>(elements[i]);
     if (bench_.scratch.failed()) return bench_.scratch.failure("orthonormalize");
     for (int64_t first = 0; first < cols_; first += kPanel) {
       reflect_panel(first);
@@ -85,7 +83,8 @@ class HouseholderQr {
     std::fill_n(t, size * size, 0.0);
     for (int64_t j = 0; j < size; ++j) {
       double products[kPanel];
-      for (int64_t k = 0; k < j; ++k) products[k] = vector_loops().dot(vectors_ + k * count, vectors_ + j * count, count);
+      for (int64_t k = 0; k < j; ++k)
+        products[k] = vector_loops().dot(vectors_ + k * count, vectors_ + j * count, count);
       for (int64_t i = 0; i < j; ++i) {
         double sum = 0;
         for (int64_t k = i; k < j; ++k) sum += t[i * size + k] * products[k];
@@ -146,6 +145,10 @@ class HouseholderQr {
 };
 
 }  // namespace
+
+std::array<int64_t, 5> householder_scratch(int64_t rows, int64_t cols) {
+  return {cols, cols * kPanel, rows * kPanel, cols * kPanel, cols * kPanel};
+}
 
 Status householder_qr(Workbench& bench, double* columns, int64_t rows, int64_t cols, double* r) {
   if (cols == 0) return {};

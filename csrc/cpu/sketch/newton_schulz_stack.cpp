@@ -7,6 +7,7 @@
 
 #include "cpu/gemm/block.h"
 #include "cpu/sketch/kernels.h"
+#include "cpu/sketch/workspace_bytes.h"
 
 namespace lrk::cpu {
 namespace {
@@ -45,11 +46,16 @@ class StackedNewtonSchulz {
         kernels_(selected_kernels<T>()),
         extent_(args.a.first.rows, args.a.first.cols, kernels_.tile_cols, 64 / int64_t(sizeof(T))) {}
 
+  int64_t tasks() const {
+    const int64_t fitting = kMostWorkBytes / (extent_.elements() * int64_t(sizeof(T)));
+    return std::min(args_.a.count, std::clamp(fitting, kFewTasks, kMostTasks));
+  }
+  size_t workspace_bytes() const { return Workspace::padded(size_t(tasks() * extent_.elements()) * sizeof(T)); }
+
   Status run() const {
-    const int64_t count = args_.a.count, fitting = kMostWorkBytes / (extent_.elements() * int64_t(sizeof(T)));
-    const int64_t tasks = std::min(count, std::clamp(fitting, kFewTasks, kMostTasks));
-    Workspace workspace(Workspace::padded(size_t(tasks * extent_.elements()) * sizeof(T)));
-    if (!workspace.allocate(context_)) return out_of_memory("polar", size_t(tasks * extent_.elements()) * sizeof(T));
+    const int64_t count = args_.a.count, tasks = this->tasks();
+    Workspace workspace(workspace_bytes());
+    if (!workspace.allocate(context_)) return out_of_memory("polar", workspace_bytes());
     T* const work = workspace.take<T>(tasks * extent_.elements());
     run_tasks(context_, tasks, count * extent_.rows * extent_.rows * extent_.cols, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task)
@@ -123,6 +129,12 @@ class StackedNewtonSchulz {
 bool newton_schulz_in_stack(int64_t count, int64_t rows, int64_t cols, DType dtype) {
   const int64_t size = dtype == DType::kFloat64 ? 8 : 4;  // half types are computed with in float32
   return count >= kFewestMatrices && rows > 0 && cols > 0 && Extent(rows, cols, 32, 16).elements() * size <= kMostBytes;
+}
+
+size_t workspace_bytes(const BatchedPolarArgs& args) {
+  const Context none;
+  return args.a.first.dtype == DType::kFloat64 ? StackedNewtonSchulz<double>(args, none).workspace_bytes()
+                                               : StackedNewtonSchulz<float>(args, none).workspace_bytes();
 }
 
 Status newton_schulz_stack(const BatchedPolarArgs& args, const Context& context) {

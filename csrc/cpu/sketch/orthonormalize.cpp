@@ -48,7 +48,7 @@ class ColumnQr {
 
     QrRung reached = QrRung::kGram;
     bool orthonormal = false;
-    LRK_RETURN_IF_FAILED(passes(&orthonormal));
+    if (!reflects_at_once(rows_, cols_)) LRK_RETURN_IF_FAILED(passes(&orthonormal));
     if (!orthonormal && rows_ >= 2 * sketch_rows()) {  // a shorter matrix is not made easier by a sketch
       reached = QrRung::kSketch;
       LRK_RETURN_IF_FAILED(precondition());

@@ -8,6 +8,10 @@ namespace lrk::cpu {
 /// The rungs that a matrix needed, for plans' sake and for tests.
 enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 
+/// Whether the third rung comes first. Reflections need fewer operations than two passes of CholeskyQR, of which a
+/// square matrix may need three; few columns are not worth their panels.
+inline bool reflects_at_once(int64_t rows, int64_t cols) { return rows < 2 * cols && cols >= 128; }
+
 /// q [rows, cols], cols <= rows, contiguous, becomes an orthonormal basis of its own columns, completed where they are
 /// dependent, or NaN where one of them is not finite; `r` (float64 [cols, cols], or nullptr) the triangle, its diagonal
 /// not negative.
@@ -20,8 +24,8 @@ enum class QrRung : int { kGram = 0, kSketch = 1, kHouseholder = 2 };
 ///  2. The triangle of a sketch of the matrix preconditions it first (Fan, Guo and Lin; Balabanov, "Randomized Cholesky
 ///     QR factorizations", 2022; Higgins, Szyld, Boman and Yamazaki, 2023). Columns that depend on those before are
 ///     replaced by random signs. Good to 1e12.
-///  3. Householder's reflections in float64, for matrices with hardly more rows than columns, and for what the second
-///     rung did not make orthonormal.
+///  3. Householder's reflections in float64, for what the rungs before did not make orthonormal, and first of all for
+///     matrices of many columns and hardly more rows.
 template <class T>
 Status orthonormalize(Workbench& bench, T* q, int64_t rows, int64_t cols, double* r, QrRung* rung = nullptr);
 

@@ -45,6 +45,8 @@ double divide(T* x, int64_t count, T divisor) {
 
 }  // namespace
 
+int64_t norm_pieces(int64_t count) { return ceil_div(count, kTaskEntries); }
+
 template <class T>
 void scale_to_norm_one(T* x, int64_t rows, int64_t cols, int64_t stride) {
   T largest = 0;
@@ -64,7 +66,7 @@ namespace {
 template <class T>
 Status scale_to_norm_one(Workbench& bench, T* x, int64_t count) {
   const Scratch::Frame frame(bench.scratch);
-  const int64_t pieces = ceil_div(count, kTaskEntries);
+  const int64_t pieces = norm_pieces(count);
   T* const largest = bench.scratch.take<T>(pieces);
   double* const sums = bench.scratch.take<double>(pieces);
   if (bench.scratch.failed()) return bench.scratch.failure("polar");
@@ -90,7 +92,8 @@ void copy_in_pieces(const Context& context, const MatrixView& from, T* to) {
   const int64_t a_task = std::max<int64_t>(1, kTaskEntries / std::max<int64_t>(1, from.cols));
   run_tasks(context, ceil_div(from.rows, a_task), 8 * from.rows * from.cols, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * a_task, count = std::min(from.rows, end * a_task) - first;
-    selected_kernels<T>().stage(to + first * from.cols, from.cols, source_at(from, first, 0), count, from.cols, from.cols);
+    selected_kernels<T>().stage(to + first * from.cols, from.cols, source_at(from, first, 0), count, from.cols,
+                                from.cols);
   });
 }
 

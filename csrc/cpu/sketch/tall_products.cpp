@@ -25,7 +25,22 @@ constexpr int64_t kStagedCols = 512, kBlocksATask = 8;
 
 inline int64_t round_up(int64_t value, int64_t to) { return ceil_div(value, to) * to; }
 
+/// How the rows of a Gram matrix's sum are cut.
+struct GramCut {
+  int64_t stride, part_rows, parts;
+
+  GramCut(int64_t rows, int64_t cols) : stride(round_up(cols, selected_kernels<double>().tile_cols)) {
+    const int64_t most = std::clamp(kMostSums / (stride * stride), kFewParts, kMostParts);
+    const int64_t wanted = std::clamp(rows / kLeastPartRows, kFewParts, most);
+    part_rows = round_up(balanced_part(rows, ceil_div(rows, wanted)), kDepth);
+    parts = ceil_div(rows, part_rows);
+  }
+  int64_t sums() const { return parts * stride * stride; }
+};
+
 }  // namespace
+
+int64_t gram_sums(int64_t rows, int64_t cols) { return cols > kMostCols ? 0 : GramCut(rows, cols).sums(); }
 
 template <class T>
 Status gram_matrix(Workbench& bench, const T* x, int64_t rows, int64_t cols, double* gram) {
@@ -36,12 +51,10 @@ Status gram_matrix(Workbench& bench, const T* x, int64_t rows, int64_t cols, dou
   const Kernels<double>& kernels = selected_kernels<double>();
   // Panels of `width` columns serve as both operands: tiles are as high as a panel is wide, or half of it.
   const int64_t width = kernels.tile_cols, height = width <= kernels.tile_rows ? width : width / 2;
-  const int64_t stride = round_up(cols, width), most = std::clamp(kMostSums / (stride * stride), kFewParts, kMostParts);
-  const int64_t wanted = std::clamp(rows / kLeastPartRows, kFewParts, most);
-  const int64_t part_rows = round_up(balanced_part(rows, ceil_div(rows, wanted)), kDepth);
-  const int64_t parts = ceil_div(rows, part_rows);
+  const GramCut cut(rows, cols);
+  const int64_t stride = cut.stride, part_rows = cut.part_rows, parts = cut.parts;
   const Scratch::Frame frame(bench.scratch);
-  double* const sums = bench.scratch.take<double>(parts * stride * stride);
+  double* const sums = bench.scratch.take<double>(cut.sums());
   if (bench.scratch.failed()) return bench.scratch.failure("orthonormalize");
   run_tasks(bench.context, parts, rows * cols * cols / 2, [&](int64_t begin, int64_t end) {
     alignas(64) double panels[kDepth * kMostCols];
@@ -92,6 +105,15 @@ Status multiply_by_wide_upper(Workbench& bench, T* x, int64_t rows, int64_t cols
 }  // namespace
 
 template <class T>
+UpperProduct upper_product(int64_t rows, int64_t cols) {
+  if (cols > kMostCols) return {cols * cols, rows * cols};
+  return {cols * round_up(cols, selected_kernels<T>().tile_cols), 0};
+}
+
+template UpperProduct upper_product<float>(int64_t, int64_t);
+template UpperProduct upper_product<double>(int64_t, int64_t);
+
+template <class T>
 Status multiply_by_upper(Workbench& bench, T* x, int64_t rows, int64_t cols, const double* r) {
   if (cols > kMostCols) return multiply_by_wide_upper<T>(bench, x, rows, cols, r);
   const Kernels<T>& kernels = selected_kernels<T>();
@@ -128,16 +150,24 @@ Status multiply_by_upper(Workbench& bench, T* x, int64_t rows, int64_t cols, con
   return {};
 }
 
+SparseProduct sparse_product(int64_t rows, int64_t cols, int64_t size) {
+  SparseProduct product{};
+  product.entries = std::min(size, kSparseSigns), product.blocks = ceil_div(rows, kSignedRows);
+  product.tasks = ceil_div(product.blocks, kBlocksATask);
+  product.codes = cols * product.entries, product.sums = product.tasks * size * kSignedRows;
+  return product;
+}
+
 template <class T>
 Status multiply_by_sparse_signs(Workbench& bench, const MatrixView& a, uint64_t seed, int64_t size, double scale,
                                 const MutableMatrixView& y) {
   const Kernels<T>& kernels = selected_kernels<T>();
   const SignedLoops<T>& loops = signed_loops<T>();
-  const int64_t entries = std::min(size, kSparseSigns), blocks = ceil_div(a.rows, kSignedRows);
-  const int64_t tasks = ceil_div(blocks, kBlocksATask);
+  const SparseProduct cut = sparse_product(a.rows, a.cols, size);
+  const int64_t entries = cut.entries, blocks = cut.blocks, tasks = cut.tasks;
   const Scratch::Frame frame(bench.scratch);
-  int32_t* const codes = bench.scratch.take<int32_t>(a.cols * entries);
-  T* const sums = bench.scratch.take<T>(tasks * size * kSignedRows);
+  int32_t* const codes = bench.scratch.take<int32_t>(cut.codes);
+  T* const sums = bench.scratch.take<T>(cut.sums);
   if (bench.scratch.failed()) return bench.scratch.failure("range_finder");
   run_tasks(bench.context, ceil_div(a.cols, kStagedCols), a.cols * 256, [&](int64_t begin, int64_t end) {
     int64_t places[kSparseSigns];

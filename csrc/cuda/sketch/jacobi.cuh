@@ -11,6 +11,16 @@
 // takes as long for 96 rows and is the bound. Rows lie in shared memory up to 142 of them on sm_80 and 169 on sm_90, and
 // beyond that in L2, at half the speed or less. Idea: a warp a pair, rounds of disjoint pairs (a round-robin tournament)
 // with one barrier each; of two rows the longer one is put first, which saves sweeps (de Rijk 1989).
+//
+// The floor of this form, of 192 rows, counted and not measured: eight sweeps of 191 rounds are 1528 barriers, and between
+// two of them all rows are read twice and written once: 0.9 MB at 128 bytes a cycle, 7 k cycles, 11 M in all or some 6 ms of
+// one multiprocessor while all others wait. A rotation's chain of sums over a warp, a root and two divisions is 1 k cycles
+// more that 16 warps hide only in part. That is several times all else in an rsvd of 128 columns. What would be faster:
+// blocks of 16 rows instead of single ones. A block of threads takes two of them, 32 x 192 in shared memory, makes the 32
+// x 32 Gram matrix, diagonalises that (a rotation costs 32 entries instead of 192, in registers of one warp) and multiplies
+// the rows by what it found: 11 rounds a sweep, a launch of six blocks each, so that of six sweeps 66 launches of about
+// 10 us are left, 0.7 ms; and R transposed once more by a QR with pivots before the first sweep would halve the sweeps
+// (Drmac and Veselic, SIMAX 2008). A GPU has to say whether either is worth its code.
 #pragma once
 
 #include "cuda/sketch/matrix_stack.cuh"
