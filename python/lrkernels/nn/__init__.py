@@ -29,6 +29,7 @@ from lrkernels.nn.rotations import (
 )
 from lrkernels.nn.row_conditioning import condition_rows
 from lrkernels.nn.sandwich_linear import SandwichLinear
+from lrkernels.nn.sparse24_lowrank_linear import Sparse24LowRankLinear
 from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "RotatedLinear",
     "Rotation",
     "SandwichLinear",
+    "Sparse24LowRankLinear",
     "SplitLowRankLinear",
     "condition_rows",
     "convolution_orthogonality",
