@@ -31,6 +31,7 @@ from lrkernels.nn.rotations import (
 from lrkernels.nn.row_conditioning import condition_rows
 from lrkernels.nn.sandwich_linear import SandwichLinear
 from lrkernels.nn.sketched_linear import SketchedLinear
+from lrkernels.nn.sparse24_lowrank_linear import Sparse24LowRankLinear
 from lrkernels.nn.split_lowrank_linear import SplitLowRankLinear
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Rotation",
     "SandwichLinear",
     "SketchedLinear",
+    "Sparse24LowRankLinear",
     "SplitLowRankLinear",
     "condition_rows",
     "convolution_orthogonality",
