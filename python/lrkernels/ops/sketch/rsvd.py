@@ -150,7 +150,7 @@ def rsvd(
         float32, or float64 of float64. U and V have orthonormal columns whatever a's rank is, and of every column of U
         the largest entry is positive.
 
-    With the defaults ‖A − USVᵀ‖_F is at most 1.02 times the optimum on decaying spectra and 1.03 on flat ones.
+    With the defaults ‖A − USVᵀ‖_F is at most 1.03 times the optimum, 1.02 where S falls to half or less at the rank.
     The gradient through S is exact and needs no broadening. No second derivatives; forward mode raises.
 
     Raises:
