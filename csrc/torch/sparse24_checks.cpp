@@ -42,10 +42,14 @@ void check_packed(const char* op, const OptionalTensor& packed, int64_t packed_b
   if (packed->scalar_type() != ScalarType::Byte || packed->dim() != 1)
     fail(op, "packed has dtype " + dtype_string(packed->scalar_type()) + " and shape " + shape_string(*packed) +
                  ", expected what sparse24_pack returns");
+  if (packed->numel() > 1 && packed->stride(0) != 1)
+    fail(op, "packed has stride " + std::to_string(packed->stride(0)) + ", expected what sparse24_pack returns");
   check_device(op, "packed", *packed, "values", values);
   if (packed->numel() != packed_bytes)
     fail(op, "packed has " + std::to_string(packed->numel()) + " bytes, expected " + std::to_string(packed_bytes) +
                  ": pack these values, in this dtype and on this device");
+  if (reinterpret_cast<uintptr_t>(packed->const_data_ptr()) % sizeof(int64_t) != 0)
+    fail(op, "packed starts at an odd address, expected what sparse24_pack returns");
 }
 
 }  // namespace

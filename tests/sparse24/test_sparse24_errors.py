@@ -61,7 +61,7 @@ BAD = [
     ("sparse24_linear", (x, half, bitmask), {}, TypeError, "values has dtype torch.bfloat16, expected torch.float32 b"),
     ("sparse24_linear", (x, values, bitmask[:, :0]), {}, ValueError, "bitmask has shape (6, 0), expected (6, 1)"),
     ("sparse24_linear", (x, values, bitmask, values), {}, TypeError, "packed has dtype torch.float32 and shape (6, 4)"),
-    ("sparse24_linear", (x, values, bitmask, bitmask[0]), {}, ValueError, "packed has 1 bytes, expected 1088: pack th"),
+    ("sparse24_linear", (x, values, bitmask, bitmask[0]), {}, ValueError, "packed has 1 bytes, expected 1152: pack th"),
     ("sparse24_linear", (x, values, bitmask, None, down), {}, ValueError, "up is missing, expected both of down and u"),
     ("sparse24_linear", (x, values, bitmask, None, None, up), {}, ValueError, "down is missing, expected both of down"),
     ("sparse24_linear", (x, values, bitmask, None, down[:, :4], up), {}, ValueError, "down has shape (2, 4), expected"),

@@ -61,6 +61,21 @@ def test_ties_and_values_that_are_not_finite(device, kind, dtype):
     assert torch.equal(ours, reference.sparse24_mask(weight, transposable=transposable, method=method))
 
 
+def test_the_smallest_numbers_are_compared_as_they_are(device):
+    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0]]) * 2.0**-149
+    assert lrkernels.sparse24_mask(weight.to(device.device)).tolist() == [[False, False, True, True]]
+
+
+def test_the_same_mask_with_any_number_of_threads(device):
+    weight = torch.randn(1024, 1024, device=device.device)
+    for transposable in (False, True):
+        masks = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            masks.append(lrkernels.sparse24_mask(weight, transposable=transposable))
+        assert torch.equal(*masks)
+
+
 def test_strides_do_not_matter(device):
     weight = torch.randn(32, 48, device=device.device)
     for transposable in (False, True):

@@ -2,6 +2,7 @@
 // group of four.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "cpu/gemm/block.h"
@@ -56,7 +57,7 @@ int64_t malformed_in_mask(const uint8_t* mask, int64_t rows, int64_t cols, const
   return first.get();
 }
 
-/// Spare bits count as the group after a row's last.
+/// Spare bits that are set are reported as the row's last group.
 int64_t malformed_in_bitmask(const Sparse24Matrix& weight, const Context& context) {
   FirstMalformed first;
   const int64_t groups = weight.in() / 4, stride = weight.mask_stride();
@@ -73,9 +74,16 @@ template <class Bits>
 void expand_row(const Bits* values, const uint8_t* bits, int64_t groups, Bits* dense) {
   for (int64_t group = 0; group < groups; ++group) {
     const KeptPair kept = kKeptPairs[nibble_of(bits, group)];
-    Bits four[4] = {};
-    four[kept.first] = values[2 * group], four[kept.second] = values[2 * group + 1];
-    std::memcpy(dense + 4 * group, four, sizeof four);
+    if constexpr (sizeof(Bits) == 2 && std::endian::native == std::endian::little) {
+      // A word of four: two narrow stores before a wide load would wait for each other.
+      const uint64_t four = uint64_t(values[2 * group]) << (16 * kept.first) |
+                            uint64_t(values[2 * group + 1]) << (16 * kept.second);
+      std::memcpy(dense + 4 * group, &four, sizeof four);
+    } else {
+      Bits* const four = dense + 4 * group;
+      four[0] = four[1] = four[2] = four[3] = 0;
+      four[kept.first] = values[2 * group], four[kept.second] = values[2 * group + 1];
+    }
   }
 }
 
@@ -122,7 +130,8 @@ Status sparse24_decompress(const Sparse24DecompressArgs& args, const Context& co
 
 size_t sparse24_packed_bytes(int64_t out, int64_t in, DType dtype, bool) {
   if (dtype == DType::kFloat64) return 0;
-  return size_t(ceil_div(out, kPanelRows) * ceil_div(in, kPanelBlockCols) * sparse24_block_bytes(dtype));
+  return sizeof(PackingHeader) +
+         size_t(ceil_div(out, kPanelRows) * ceil_div(in, kPanelBlockCols) * sparse24_block_bytes(dtype));
 }
 
 Status sparse24_pack(const Sparse24PackArgs& args, const Context& context) {
@@ -130,9 +139,12 @@ Status sparse24_pack(const Sparse24PackArgs& args, const Context& context) {
   const int64_t out = weight.out(), groups = weight.in() / 4, blocks = ceil_div(weight.in(), kPanelBlockCols);
   const int64_t block_bytes = sparse24_block_bytes(weight.values.dtype);
   const bool wide = weight.values.dtype == DType::kFloat32;
+  const PackingHeader header = packing_header(weight, args.transposable);
+  std::memcpy(args.packed, &header, sizeof header);
+  char* const panels = static_cast<char*>(args.packed) + sizeof header;
   run_tasks(context, ceil_div(out, kPanelRows), out * weight.in(), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      char* const to = static_cast<char*>(args.packed) + panel * blocks * block_bytes;
+      char* const to = panels + panel * blocks * block_bytes;
       std::memset(to, 0, size_t(blocks * block_bytes));
       for (int64_t i = 0; i < std::min(kPanelRows, out - panel * kPanelRows); ++i) {
         const int64_t row = panel * kPanelRows + i;

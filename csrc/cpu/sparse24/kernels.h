@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "lrk/types.h"
+#include "lrk/sparse24.h"
 
 namespace lrk::cpu {
 
@@ -12,6 +12,20 @@ namespace lrk::cpu {
 ///   pairs[8][16]           of 16-bit values: uint32, the first value low; of float32 a group is first[16], second[16]
 /// so that a vector of rows multiplies x by permuting x, which costs no more than converting the values does.
 constexpr int64_t kPanelRows = 16, kPanelBlockCols = 32, kPanelBlockGroups = kPanelBlockCols / 4;
+
+/// Before the panels: what a packing is of, so that one of another matrix is not read as this one's.
+struct PackingHeader {
+  int64_t magic = 0x31343273'6b72'6c00;
+  int64_t out = 0, in = 0, dtype = 0, transposable = 0, unused[3] = {};
+};
+static_assert(sizeof(PackingHeader) == 64);
+
+inline PackingHeader packing_header(const Sparse24Matrix& weight, bool transposable) {
+  PackingHeader header;
+  header.out = weight.out(), header.in = weight.in(), header.dtype = int64_t(weight.values.dtype);
+  header.transposable = transposable;
+  return header;
+}
 
 constexpr int64_t sparse24_block_bytes(DType dtype) {
   return kPanelRows * 4 * (1 + kPanelBlockGroups * (dtype == DType::kFloat32 ? 2 : 1));

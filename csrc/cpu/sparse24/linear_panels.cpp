@@ -5,6 +5,7 @@
 // conversion of half values are as much work as a dense kernel has for the same columns: the bytes are what is saved.
 // The low-rank term is a second, short depth into the same sums.
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/gemm/block.h"
 #include "cpu/sparse24/kernels.h"
@@ -14,11 +15,14 @@ namespace lrk::cpu {
 namespace {
 
 constexpr int64_t kTaskPanels = 2, kTaskCols = kTaskPanels * kPanelRows;
+constexpr int64_t kStagedRank = 64;
 /// Blocks whose products go into one sum, 256 addends; the sums of all are added then, so that errors do not grow with
 /// the depth as one running sum's would.
 constexpr int64_t kSumBlocks = 32;
-/// Beyond, the expanded product takes as long: it reads W once for all rows, the panels are read once every four.
-constexpr int64_t kMostRows = 32;
+/// Rows whose sums a task keeps on its stack; its panels stay in the second level cache for the next ones.
+constexpr int64_t kStackRows = 32;
+/// Beyond, the expanded product is not slower (measured at 4096 x 4096).
+constexpr int64_t kMostRowsOfHalf = 128, kMostRowsOfFloat = 64;
 
 int64_t padded_depth(const Sparse24LinearArgs& args) {
   return ceil_div(args.x.cols, kPanelBlockCols) * kPanelBlockCols;
@@ -27,7 +31,8 @@ int64_t padded_depth(const Sparse24LinearArgs& args) {
 }  // namespace
 
 bool sparse24_uses_panels(const Sparse24LinearArgs& args) {
-  return args.packed != nullptr && !args.transposed && args.x.rows <= kMostRows && args.x.dtype != DType::kFloat64;
+  if (args.packed == nullptr || args.transposed || args.x.dtype == DType::kFloat64) return false;
+  return args.x.rows <= (args.x.dtype == DType::kFloat32 ? kMostRowsOfFloat : kMostRowsOfHalf);
 }
 
 size_t sparse24_panels_workspace(const Sparse24LinearArgs& args) {
@@ -42,6 +47,10 @@ Status sparse24_linear_panels(const Sparse24LinearArgs& args, const Context& con
   const int64_t rows = args.x.rows, out = args.y.cols, depth = padded_depth(args), rank = args.s.cols;
   const int64_t blocks = depth / kPanelBlockCols, block_bytes = sparse24_block_bytes(args.weight.values.dtype);
   const int64_t panel_bytes = blocks * block_bytes;
+  const PackingHeader header = packing_header(args.weight, args.transposable);
+  if (std::memcmp(args.packed, &header, sizeof header) != 0)
+    return Status::invalid("packed is of another matrix than values and bitmask: another shape, dtype or transposable");
+  const char* const panels = static_cast<const char*>(args.packed) + sizeof header;
   const size_t bytes = sparse24_panels_workspace(args);
   Workspace workspace(bytes);
   if (!workspace.allocate(context)) return out_of_memory("sparse24_linear", bytes);
@@ -55,35 +64,35 @@ Status sparse24_linear_panels(const Sparse24LinearArgs& args, const Context& con
     bias = workspace.take<float>(out);
     gemm.stage(bias, out, source_at(args.bias, 0, 0), 1, out, out);
   }
-  run_tasks(context, ceil_div(out, kTaskCols), rows * out * (depth / 2 + rank), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t col = task * kTaskCols, cols = std::min(kTaskCols, out - col);
-      alignas(64) float c[kMostRows * kTaskCols];
-      std::fill(c, c + rows * kTaskCols, 0.0f);
-      if (rank > 0) {
-        alignas(64) float staged[kTaskCols * 64];
-        for (int64_t k = 0; k < rank; k += 64) {
-          const int64_t length = std::min<int64_t>(64, rank - k);
-          Source up = source_at(args.up, col, k);
-          if (args.up.col_stride != 1) {
-            gemm.stage(staged, 64, up, cols, length, length);
-            up = {staged, DType::kFloat32, 64, 1};
-          }
-          dot_block(gemm, up, cols, s + k, rank, rows, length, c, 1, kTaskCols, true);
-        }
+  const auto block_of = [&](int64_t task, int64_t first_row, int64_t count) {
+    const int64_t col = task * kTaskCols, cols = std::min(kTaskCols, out - col);
+    alignas(64) float c[kStackRows * kTaskCols];
+    std::fill(c, c + count * kTaskCols, 0.0f);
+    for (int64_t k = 0; k < rank; k += kStagedRank) {
+      const int64_t length = std::min(kStagedRank, rank - k);
+      alignas(64) float staged[kTaskCols * kStagedRank];
+      Source up = source_at(args.up, col, k);
+      if (args.up.col_stride != 1) {
+        gemm.stage(staged, kStagedRank, up, cols, length, length);
+        up = {staged, DType::kFloat32, kStagedRank, 1};
       }
-      for (int64_t panel = 0; panel * kPanelRows < cols; ++panel) {
-        const char* from = static_cast<const char*>(args.packed) + (task * kTaskPanels + panel) * panel_bytes;
-        for (int64_t block = 0; block < blocks; block += kSumBlocks, from += kSumBlocks * block_bytes)
-          for (int64_t row = 0; row < rows; row += kMostFewRows)
-            kernels.multiply_panel(from, args.weight.values.dtype, std::min(kSumBlocks, blocks - block),
-                                   x + row * depth + block * kPanelBlockCols, depth,
-                                   std::min<int64_t>(kMostFewRows, rows - row),
-                                   c + row * kTaskCols + panel * kPanelRows, kTaskCols);
-      }
-      gemm.finish(c, kTaskCols, rows, cols, nullptr, bias == nullptr ? nullptr : bias + col,
-                  destination_at(args.y, 0, col));
+      dot_block(gemm, up, cols, s + first_row * rank + k, rank, count, length, c, 1, kTaskCols, true);
     }
+    for (int64_t panel = 0; panel * kPanelRows < cols; ++panel) {
+      const char* from = panels + (task * kTaskPanels + panel) * panel_bytes;
+      for (int64_t block = 0; block < blocks; block += kSumBlocks, from += kSumBlocks * block_bytes)
+        for (int64_t row = 0; row < count; row += kMostFewRows)
+          kernels.multiply_panel(from, args.weight.values.dtype, std::min(kSumBlocks, blocks - block),
+                                 x + (first_row + row) * depth + block * kPanelBlockCols, depth,
+                                 std::min<int64_t>(kMostFewRows, count - row),
+                                 c + row * kTaskCols + panel * kPanelRows, kTaskCols);
+    }
+    gemm.finish(c, kTaskCols, count, cols, nullptr, bias == nullptr ? nullptr : bias + col,
+                destination_at(args.y, first_row, col));
+  };
+  run_tasks(context, ceil_div(out, kTaskCols), rows * out * (depth / 2 + rank), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task)
+      for (int64_t row = 0; row < rows; row += kStackRows) block_of(task, row, std::min(kStackRows, rows - row));
   });
   return {};
 }

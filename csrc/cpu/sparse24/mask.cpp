@@ -5,7 +5,8 @@
 #include "cpu/sparse24/sparse24.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
+#include <limits>
 
 #include "cpu/gemm/block.h"
 #include "cpu/sparse24/kernels.h"
@@ -49,14 +50,11 @@ void prune_columns(const T* weights, int64_t stride, uint8_t* mask, int64_t mask
   }
 }
 
-/// |w| as the comparisons see it.
+/// |w| as the comparisons see it: what is not finite is infinite.
 template <class T>
 void to_magnitudes(T* weights, int64_t count) {
-  const T largest = sizeof(T) == 8 ? T(0x1p1020) : T(0x1p124);
-  for (int64_t i = 0; i < count; ++i) {
-    const T absolute = weights[i] < 0 ? -weights[i] : weights[i];
-    weights[i] = absolute < T(1) / T(0) ? absolute * T(0x1p-8) : largest;
-  }
+  for (int64_t i = 0; i < count; ++i)
+    weights[i] = std::isfinite(weights[i]) ? std::abs(weights[i]) : std::numeric_limits<T>::infinity();
 }
 
 /// The mask of a strip of rows (four, unless kRows: any number) and `cols` columns, staged `kStripCols` apart.

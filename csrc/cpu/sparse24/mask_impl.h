@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/sparse24/kernels.h"
 
@@ -73,7 +74,25 @@ struct MaskLanes {
     return bits >= infinite ? largest : absolute * T(0x1p-8);
   }
 
+  /// |w| as an integer, which orders magnitudes as they are, the smallest too; what is not finite is infinite.
+  static Word magnitude_bits(T weight) {
+    constexpr Word infinite = sizeof(T) == 8 ? Word(0x7ff0000000000000) : Word(0x7f800000);
+    Word bits;
+    std::memcpy(&bits, &weight, sizeof bits);
+    bits &= ~(Word(1) << (8 * sizeof(T) - 1));
+    return bits < infinite ? bits : infinite;
+  }
+
   /// Column c of group i becomes lane i of columns[c]; past the last group zeros.
+  static void load_bits(const T* weights, int64_t groups, Words (&columns)[4]) {
+    Word staged[4][kLanes] = {};
+    const int count = groups < kLanes ? int(groups) : kLanes;
+    for (int i = 0; i < count; ++i)
+      for (int c = 0; c < 4; ++c) staged[c][i] = magnitude_bits(weights[4 * i + c]);
+    std::memcpy(columns, staged, sizeof staged);
+  }
+
+  /// The same of magnitudes that can be added.
   static void load(const T* weights, int64_t groups, Values (&columns)[4]) {
     T staged[4][kLanes] = {};
     if (groups >= kLanes) {
@@ -91,8 +110,8 @@ template <class Lanes, class T>
 void mask_rows(const T* weights, int64_t groups, uint8_t* mask) {
   using Words = typename Lanes::Words;
   for (int64_t group = 0; group < groups; group += Lanes::kLanes) {
-    typename Lanes::Values w[4];
-    Lanes::load(weights + 4 * group, groups - group, w);
+    Words w[4];
+    Lanes::load_bits(weights + 4 * group, groups - group, w);
     // Comparisons are 0 or -1; of equal ones the first wins.
     const Words ab = w[0] >= w[1], ac = w[0] >= w[2], ad = w[0] >= w[3], bc = w[1] >= w[2], bd = w[1] >= w[3],
                 cd = w[2] >= w[3];

@@ -15,7 +15,9 @@ struct KeptPair {
 constexpr KeptPair kKeptPairs[16] = {{0, 1}, {0, 1}, {0, 1}, {0, 1}, {0, 1}, {0, 2}, {1, 2}, {0, 1},
                                      {0, 1}, {0, 3}, {1, 3}, {0, 1}, {2, 3}, {0, 1}, {0, 1}, {0, 1}};
 
-constexpr bool keeps_two(unsigned nibble) { return std::popcount(nibble & 15u) == 2; }
+/// Bit n: whether the nibble n has two bits.
+constexpr unsigned kKeepingTwo = 0x1668;
+constexpr bool keeps_two(unsigned nibble) { return (kKeepingTwo >> (nibble & 15u) & 1u) != 0; }
 
 inline unsigned nibble_of(const uint8_t* bitmask_row, int64_t group) {
   return unsigned(bitmask_row[group >> 1] >> (4 * (group & 1))) & 15u;

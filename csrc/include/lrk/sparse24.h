@@ -29,8 +29,9 @@ enum class Sparse24Mask : int8_t {
 };
 
 /// Magnitudes are compared in float32, or float64, and what is not finite counts as larger than all that is.
-/// Transposable sums are (two of a row + two of the next) + (the same below) times a power of two; of equal ones the
-/// first in lexicographic order of the upper half's column counts, then of its pairs, then of the lower half's.
+/// Transposable sums are (two of a row + two of the next) + (the same below) of magnitudes times 2^-8, so that none
+/// overflows; of equal ones the first in lexicographic order of the upper half's column counts, then of its pairs, then
+/// of the lower half's.
 struct Sparse24MaskArgs {
   MatrixView weight;  // [out, in], any strides; in, and unless kRows out, multiples of four
   Sparse24Mask kind = Sparse24Mask::kRows;
@@ -41,7 +42,7 @@ struct Sparse24MaskArgs {
 /// written then.
 struct Sparse24CompressArgs {
   MatrixView weight;              // [out, in], any strides
-  const uint8_t* mask = nullptr;  // [out, in], 0 or not, contiguous
+  const uint8_t* mask = nullptr;  // [out, in], 0 or 1, contiguous
   MutableMatrixView values;       // [out, in / 2], weight's dtype, contiguous
   uint8_t* bitmask = nullptr;     // contiguous
   int64_t* malformed = nullptr;   // in the memory of the device

@@ -262,7 +262,7 @@ def cast_for_autocast(name: str, device_type: str, args: Sequence) -> list:
         if i in activations or (i in factors and value.dtype not in (dtype, torch.float32)):
             args[i] = value.to(dtype)
             for cache, source in caches.items():
-                if source == i and value.dtype != dtype:
+                if source == i and value.dtype != dtype and cache < len(args):
                     args[cache] = None
     return args
 
@@ -307,9 +307,10 @@ def register_autocast(
 # --- vmap ---
 
 
-def register_vmap(name: str, fold: Callable | None = None) -> None:
+def register_vmap(name: str, fold: Callable | None = None, caches: dict[int, int] | None = None) -> None:
     """``fold(batch_size, in_dims, args, scalars)`` may turn the batch into a leading dimension of one call and return
-    (arguments, out_dims); where it returns None, each sample is a call of its own."""
+    (arguments, out_dims); where it returns None, each sample is a call of its own. Argument i of ``caches`` is made
+    from argument caches[i], and is left out where that is batched."""
     op = overload(name)
 
     def batched(argument, dim) -> bool:
@@ -320,6 +321,10 @@ def register_vmap(name: str, fold: Callable | None = None) -> None:
         if folded is not None:
             folded_args, out_dims = folded
             return op(*folded_args, **scalars), out_dims
+        for cache, source in (caches or {}).items():
+            if cache < len(args) and in_dims[source] is not None:
+                args = (*args[:cache], None, *args[cache + 1 :])
+                in_dims = (*in_dims[:cache], None, *in_dims[cache + 1 :])
         samples = []
         for i in range(max(info.batch_size, 1)):
             if info.batch_size == 0:  # one sample of zeros tells the shapes

@@ -16,10 +16,15 @@ PAIRS = tuple(combinations(range(4), 2))  # the six ways to keep two of four
 
 
 def _magnitudes(weight: Tensor) -> Tensor:
-    """|w| by a power of two: no sum of eight overflows, and what is not finite outweighs all that is."""
+    """|w|, infinite where w is not finite."""
     wide = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
-    largest = 2.0**124 if wide.dtype == torch.float32 else 2.0**1020
-    return torch.where(torch.isfinite(wide), wide * 2.0**-8, largest)
+    return torch.where(torch.isfinite(wide), wide, torch.inf)
+
+
+def _addable(magnitudes: Tensor) -> Tensor:
+    """By a power of two: no sum of eight overflows, and what is not finite outweighs all that is."""
+    largest = 2.0**124 if magnitudes.dtype == torch.float32 else 2.0**1020
+    return torch.where(torch.isfinite(magnitudes), magnitudes * 2.0**-8, largest)
 
 
 def _two_of_four(magnitudes: Tensor) -> Tensor:
@@ -100,7 +105,7 @@ def sparse24_mask(weight: Tensor, *, transposable: bool = False, method: str = "
     if method == "double_pruned":
         rows = _two_of_four(magnitudes)
         return rows & _two_of_four(torch.where(rows, magnitudes, -1.0).mT).mT
-    return _best_transposable(magnitudes)
+    return _best_transposable(_addable(magnitudes))
 
 
 def _bits(mask: Tensor) -> Tensor:

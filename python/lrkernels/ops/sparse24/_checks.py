@@ -72,6 +72,8 @@ def _packed(op: str, packed: Tensor | None, values: Tensor, transposable: bool) 
             f"{op}: packed has dtype {packed.dtype} and shape {tuple(packed.shape)}, expected what sparse24_pack "
             "returns"
         )
+    if packed.numel() > 1 and packed.stride(0) != 1:
+        raise ValueError(f"{op}: packed has stride {packed.stride(0)}, expected what sparse24_pack returns")
     if packed.device != values.device:
         raise ValueError(f"{op}: packed is on {packed.device}, but values is on {values.device}")
     expected = packed_bytes(values, transposable)

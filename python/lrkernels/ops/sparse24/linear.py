@@ -13,7 +13,6 @@ from lrkernels.ops import _registration as registration
 from lrkernels.ops.sparse24._checks import check_linear
 
 _lrk = torch.ops.lrk
-NEEDS_X, NEEDS_VALUES, NEEDS_DOWN, NEEDS_UP = 1, 2, 4, 8
 
 
 class _Sparse24Linear(registration.ReverseModeFunction):
@@ -79,7 +78,10 @@ def sparse24_linear(
         values: ``[out, in / 2]``, x's dtype, and
         bitmask: uint8 ``[out, ⌈in / 8⌉]``, as :func:`sparse24_compress` makes them. What they say is trusted: a
             malformed bitmask gives wrong numbers (:func:`sparse24_pack` and :func:`sparse24_decompress` refuse one).
-        packed: of :func:`sparse24_pack`, from the same values and bitmask; without it small products are slower.
+        packed: of :func:`sparse24_pack`, from the same values and bitmask; without it products of few rows are slower.
+            Where it is there, it is what a product of few rows reads: while values train, pass none, or pack again
+            after every step. One of another shape or dtype is refused, other values are not noticed. Autocast leaves
+            it out where it casts values.
         down: ``[rank, in]`` (LoRA's A), x's dtype, or float32 next to a half x.
         up: ``[out, rank]`` (LoRA's B), likewise; both or neither.
         bias: ``[out]``, likewise.
@@ -88,7 +90,8 @@ def sparse24_linear(
             the device has one; as it was said to :func:`sparse24_pack`.
 
     Returns:
-        ``[..., out]``, contiguous, x's dtype.
+        ``[..., out]``, contiguous, x's dtype. An x that is not finite may reach every output, as with a dense W that
+        has zeros where nothing is kept; a product from the packing does not look at those.
 
     Differentiable in x, values (on the support alone: a value that is not kept has no gradient), down, up and bias, any
     number of times; forward-mode differentiation raises.
@@ -145,5 +148,5 @@ registration.register_no_autocast("_sparse24_linear_backward")
 
 _call = registration.twin("sparse24_linear", _apply, check_linear)
 
-registration.register_vmap("sparse24_linear", _fold)
-registration.register_vmap("_sparse24_linear_backward")
+registration.register_vmap("sparse24_linear", _fold, caches={3: 1})
+registration.register_vmap("_sparse24_linear_backward", caches={3: 1})

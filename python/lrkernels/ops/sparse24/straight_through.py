@@ -91,8 +91,9 @@ def sparse24_linear_ste(
     Returns:
         ``[..., out]``, contiguous, x's dtype.
 
-    Differentiable in x, weight, down, up and bias, any number of times, straight through each time (second derivatives
-    are the plain expression's); forward-mode differentiation raises.
+    Differentiable in x, weight, down, up and bias, any number of times, straight through each time; gradients that are
+    to be differentiated again (``create_graph``, torch.func) are the plain expression's. Forward-mode differentiation
+    raises.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device, or a mask that does not keep
