@@ -235,3 +235,8 @@ def test_models_of_transformers():
     ends = ["word_embeddings", "position_embeddings", "token_type_embeddings"]
     assert found["embeddings and heads"] == [f"bert.embeddings.{end}.weight" for end in ends] + ["classifier.weight"]
     assert len(found["matrices"]) == 2 * 6 + 1  # the pooler
+
+
+def test_a_word_to_exclude_is_one_word():
+    assert sorted_names(Model(), exclude="hidden")[1] == sorted_names(Model(), exclude=["hidden"])[1]
+    assert "hidden.weight" in sorted_names(Model(), exclude="hidden")[1]["embeddings and heads"]

@@ -144,3 +144,12 @@ A = torch.ones(6, 4)
 def test_wrong_arguments(function, args, kwargs, error, message):
     with pytest.raises(error, match=f"{function}: {message}"):
         getattr(lrkernels, function)(*args, **kwargs)
+
+
+def test_power_iteration_keeps_its_dtype_under_autocast():
+    weight = torch.randn(50, 40, requires_grad=True)
+    expected = lrkernels.power_iteration(weight, iters=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lrkernels.power_iteration(weight, iters=3)
+    for ours, plain in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, plain)

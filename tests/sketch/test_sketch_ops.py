@@ -172,6 +172,33 @@ def test_gradients_of_singular_values_and_projectors(shape):
     assert gradcheck(projectors, (a,))
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str)
+@pytest.mark.parametrize("shape", ((20, 12), (12, 20), (12, 12)), ids=str)
+def test_no_gradient_goes_across_what_rounding_leaves(shape, dtype):
+    """Of singular values that coincide or vanish in exact arithmetic, but not in rounded: small, not just finite."""
+    size = min(shape)
+    column = torch.randn(shape[0], 1, dtype=torch.float64)
+    cases = {
+        "polar": (
+            torch.ones(shape),
+            column.expand(shape).clone(),
+            torch.outer(column[:, 0], column[0].new_tensor(range(1, 1 + shape[1]))),
+        ),
+        "low_rank_approx": (torch.eye(*shape), torch.linalg.qr(torch.randn(max(shape), size, dtype=torch.float64))[0]),
+    }
+    for name, matrices in cases.items():
+        for matrix in matrices:
+            if name == "low_rank_approx" and matrix.shape != shape:
+                matrix = matrix.mT
+            a = matrix.to(dtype).requires_grad_()
+            y = lrkernels.polar(a, method="exact") if name == "polar" else lrkernels.low_rank_approx(a, 3)
+            weight = torch.randn(shape).to(y.dtype)
+            (grad,) = torch.autograd.grad((y * weight).sum(), a)
+            assert grad.isfinite().all(), (name, dtype)
+            if dtype in (torch.float32, torch.float64):  # halves of a column are of full rank by their rounding
+                assert grad.abs().max() < 1e3, (name, grad.abs().max())
+
+
 def test_gradients_of_bases_raise():
     a = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     u, s, v = lrkernels.rsvd(a, 2)

@@ -42,7 +42,7 @@ def param_groups(
     model: nn.Module,
     *,
     adamw: dict[str, Any] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     report: Callable[[str], Any] | None = print,
 ) -> ParamGroups:
     """Parameter groups for the optimizers of this package: hidden matrices for them, everything else for AdamW.
@@ -67,7 +67,7 @@ def param_groups(
 
     Args:
         adamw: ``lr``, ``betas``, ``eps``, ``weight_decay`` of the AdamW groups, where not the optimizer's.
-        exclude: parts of names.
+        exclude: a part of names, or several.
         report: what is called with the table of what went where; None for nothing.
 
     Raises:
@@ -76,6 +76,7 @@ def param_groups(
     The parameters come with their names, which optimizers keep as ``param_names``; empty groups are left out.
     """
     names = _names(model)
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     for word in exclude:
         if not any(word in name for every in names.values() for name in every):
             raise ValueError(f"param_groups: exclude has {word!r}, which is in no parameter's name")

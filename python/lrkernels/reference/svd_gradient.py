@@ -19,6 +19,11 @@ def _without(basis: Tensor, x: Tensor) -> Tensor:
     return x - basis @ (basis.mT @ x)
 
 
+def _rounding(a: Tensor, dtype: torch.dtype) -> float:
+    """What rounding leaves of a singular value that is zero, or of a gap that is closed, relative to σ₁."""
+    return torch.finfo(dtype).eps * torch.sym_max(a.shape[-2], a.shape[-1])
+
+
 def _first_or_one(s: Tensor) -> Tensor:
     """σ₁ as [..., 1, 1]; 1 where it is zero or there is none."""
     first = s[..., :1].unsqueeze(-1) if s.shape[-1] else s.new_ones(*s.shape[:-1], 1, 1)
@@ -32,7 +37,7 @@ def _towards_dropped(a: Tensor, u: Tensor, s: Tensor, v: Tensor, left: Tensor, r
     scale = _first_or_one(s)  # the ratios below do not change, and no square leaves the range of floats
     i, j = s.unsqueeze(-2) / scale, se.unsqueeze(-1) / scale
     gap = i.square() - j.square()
-    open_gap = gap > torch.finfo(s.dtype).eps * i.square()
+    open_gap = gap > 2 * _rounding(a, s.dtype) * i.square()
     gap = torch.where(open_gap, gap, torch.inf)  # no gradient across a gap that is closed
     from_left, from_right = ue.mT @ left, veh @ right
     same, other = j.square() / gap, i * j / gap
@@ -114,10 +119,14 @@ def orthonormalize_backward(grad_q: Tensor | None, grad_r: Tensor | None, a: Ten
 
 
 def polar_exact_backward(grad: Tensor, a: Tensor) -> Tensor:
-    """dA of Q = U·Vᵀ: U·((G' − G'ᵀ)ᵢⱼ/(σᵢ + σⱼ))·Vᵀ with G' = UᵀGV, and of what lies outside of U or V, G·V·S⁻¹·Vᵀ."""
+    """dA of Q = U·Vᵀ: U·((G' − G'ᵀ)ᵢⱼ/(σᵢ + σⱼ))·Vᵀ with G' = UᵀGV, and of what lies outside of U or V, G·V·S⁻¹·Vᵀ.
+
+    Where σᵢ is zero up to rounding, Q is not differentiable along it: no gradient goes there.
+    """
     wide = torch.promote_types(a.dtype, torch.float32)
     u, s, vh = torch.linalg.svd(a.to(wide), full_matrices=False)
     g, v = grad.to(wide), vh.mT
+    s = torch.where(s > _rounding(a, wide) * s[..., :1], s, 0)
     inner, sums = u.mT @ g @ v, s.unsqueeze(-1) + s.unsqueeze(-2)
     turned = (inner - inner.mT) / torch.where(sums == 0, torch.inf, sums)
     scaled = 1 / torch.where(s == 0, torch.inf, s).unsqueeze(-2)

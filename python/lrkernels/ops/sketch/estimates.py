@@ -53,12 +53,13 @@ def power_iteration(
             raise ValueError(f"{op}: v0 has shape {tuple(v0.shape)}, expected {expected} as weight is {_shape(weight)}")
         if v0.device != weight.device:
             raise ValueError(f"{op}: v0 is on {v0.device}, but weight is on {weight.device}")
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    with torch.no_grad():
-        sigma, u, v = reference.power_iteration(wide.detach(), v0, iters=iters, seed=seed)
-    if torch.is_grad_enabled() and wide.requires_grad:
-        sigma = (u.unsqueeze(-2) @ wide @ v.unsqueeze(-1)).flatten(-2).squeeze(-1)
-    return sigma, u, v
+    with torch.autocast(weight.device.type, enabled=False):
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        with torch.no_grad():
+            sigma, u, v = reference.power_iteration(wide.detach(), v0, iters=iters, seed=seed)
+        if torch.is_grad_enabled() and wide.requires_grad:
+            sigma = (u.unsqueeze(-2) @ wide @ v.unsqueeze(-1)).flatten(-2).squeeze(-1)
+        return sigma, u, v
 
 
 @torch.no_grad()
