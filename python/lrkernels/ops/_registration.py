@@ -348,16 +348,18 @@ _warned: set[str] = set()
 
 
 def _explain_missing_kernels(name: str, device: torch.device) -> None:
-    reason = f"lrkernels has no kernel for {name} on {device.type}"
-    if device.type == "cuda":
+    what, reason = device.type, f"lrkernels has no kernel for {name} on {device.type}"
+    if device.type == "cuda" and torch.ops.lrk._has_cuda():
+        what = reason = f"lrkernels has no CUDA kernels for {name.removeprefix('_').partition('_')[0]} ops yet"
+    elif device.type == "cuda":
         reason += (
             f": {inspection.build_info()['cuda_reason']}. For CUDA kernels, put nvcc on the PATH (or set CUDA_HOME) "
             "and run `pip install --no-build-isolation --force-reinstall --no-deps .` in a clone"
         )
     if os.environ.get("LRK_STRICT") == "1":
         raise RuntimeError(f"{reason} (LRK_STRICT=1)")
-    if device.type not in _warned:
-        _warned.add(device.type)
+    if what not in _warned:
+        _warned.add(what)
         warnings.warn(f"{reason}. The plain torch expression runs instead; this is said once.", stacklevel=2)
 
 
