@@ -42,11 +42,11 @@ class _Sparse24Linear(registration.ReverseModeFunction):
                 scale=ctx.scale, transposable=ctx.transposable, needs=sum(need << i for i, need in enumerate(wanted)),
             )  # fmt: skip
             dx, dvalues, ddown, dup = (g if need else None for g, need in zip(grads, wanted, strict=True))
-        dbias = _rows(grad).sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[6] else None
+        dbias = rows_of(grad).sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[6] else None
         return dx, dvalues, None, None, ddown, dup, dbias, None, None
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def rows_of(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0).flatten(0, -2)
 
 
@@ -120,7 +120,7 @@ def _fake_backward(grad, values, bitmask, packed=None, down=None, up=None, x=Non
     )
 
 
-def _fold(batch, in_dims, args, scalars):
+def fold_rows(batch, in_dims, args, scalars):
     """Under vmap, a batch of x is one more leading dimension of one call."""
     if any(dim is not None for dim in in_dims[1:]):
         return None
@@ -148,5 +148,5 @@ registration.register_no_autocast("_sparse24_linear_backward")
 
 _call = registration.twin("sparse24_linear", _apply, check_linear)
 
-registration.register_vmap("sparse24_linear", _fold, caches={3: 1})
+registration.register_vmap("sparse24_linear", fold_rows, caches={3: 1})
 registration.register_vmap("_sparse24_linear_backward", caches={3: 1})

@@ -11,7 +11,7 @@ from lrkernels import reference
 from lrkernels.ops import _registration as registration
 from lrkernels.ops.sparse24 import _checks as checks
 from lrkernels.ops.sparse24.format import sparse24_compress
-from lrkernels.ops.sparse24.linear import _rows, sparse24_linear_backward
+from lrkernels.ops.sparse24.linear import fold_rows, rows_of, sparse24_linear_backward
 
 _lrk = torch.ops.lrk
 
@@ -38,7 +38,7 @@ class _StraightThrough(registration.ReverseModeFunction):
             dx, dweight, ddown, dup = reference.sparse24_linear_ste_backward(
                 grad, x, weight, mask, down, up, scale=ctx.scale
             )
-            dbias = _rows(grad).sum(0, dtype=ctx.bias_dtype) if need_bias else None
+            dbias = rows_of(grad).sum(0, dtype=ctx.bias_dtype) if need_bias else None
             return dx, dweight, None, ddown, dup, dbias, None, None
         if need_x or need_down or need_up:
             values, bitmask = sparse24_compress(weight, mask)
@@ -50,8 +50,8 @@ class _StraightThrough(registration.ReverseModeFunction):
                 g if need else None for g, need in zip(grads, (need_x, False, need_down, need_up), strict=True)
             )
         if need_weight:
-            dweight = registration.library_gemm(_rows(grad).mT, _rows(x))
-        dbias = _rows(grad).sum(0, dtype=ctx.bias_dtype) if need_bias else None
+            dweight = registration.library_gemm(rows_of(grad).mT, rows_of(x))
+        dbias = rows_of(grad).sum(0, dtype=ctx.bias_dtype) if need_bias else None
         return dx, dweight, None, ddown, dup, dbias, None, None
 
 
@@ -122,13 +122,6 @@ def _check(op, x, weight, mask, *args):
         checks.check_malformed(op, "mask", mask)
 
 
-def _fold(batch, in_dims, args, scalars):
-    """Under vmap, a batch of x is one more leading dimension of one call."""
-    if any(dim is not None for dim in in_dims[1:]):
-        return None
-    return (args[0].movedim(in_dims[0], 0), *args[1:]), 0
-
-
 # --- Registration ---
 
 registration.register_fake("sparse24_linear_ste", _fake)
@@ -136,4 +129,4 @@ registration.register_fallback("sparse24_linear_ste", _plain, partial(checks.che
 registration.register_autograd("sparse24_linear_ste", _apply)
 registration.register_autocast("sparse24_linear_ste", activations=(0, 1), factors=(3, 4, 5))
 _call = registration.twin("sparse24_linear_ste", _apply, _check)
-registration.register_vmap("sparse24_linear_ste", _fold)
+registration.register_vmap("sparse24_linear_ste", fold_rows)
