@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "GaLore, and low-rank; then adapt the dense one to a package it has not seen, by LoRA, OFT and Givens "
         "rotations.",
     )
-    parser.add_argument("--quick", action="store_true", help="a smaller model, fewer steps: under 30 s on 2 idle cores")
+    parser.add_argument("--quick", action="store_true", help="a smaller model, fewer steps: about 100 s on 2 cores")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default 0)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where demo-report.* go (default .)")
